@@ -1,0 +1,105 @@
+"""Where arrays live. This is the only file that names CuPy; everything else asks ``xp(x)``.
+
+CuPy is imported when a device is asked for by name and never before: ``import tinygrad_mha`` on a
+laptop without a GPU imports NumPy and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or cupy.ndarray: the code is the same for both
+
+
+class DeviceError(RuntimeError):
+    """The device that was asked for cannot be used; the message says what to do about it."""
+
+
+def xp(x: Any) -> ModuleType:
+    """The module that computes on ``x``: numpy, or cupy for an array that lives on a GPU.
+
+    >>> import numpy as np
+    >>> xp(np.ones(3)).__name__
+    'numpy'
+    """
+    return sys.modules["cupy"] if type(x).__module__.startswith("cupy") else np
+
+
+def is_array(x: Any) -> bool:
+    """True for a NumPy or a CuPy array (not for a Tensor, a number or a list)."""
+    return isinstance(x, np.ndarray) or type(x).__module__.startswith("cupy")
+
+
+def device_of(x: Any) -> str:
+    """The name of the device that holds array ``x``: ``"cpu"`` or ``"cuda:0"``, ``"cuda:1"``, …"""
+    return "cpu" if xp(x) is np else f"cuda:{x.device.id}"
+
+
+def to_host(x: Any) -> np.ndarray:
+    """``x`` as a NumPy array; a copy only if it has to cross from the GPU."""
+    return np.asarray(x) if xp(x) is np else sys.modules["cupy"].asnumpy(x)
+
+
+def to_device(x: Array, device: str) -> Array:
+    """``x`` on ``device``; ``x`` itself if it is there already."""
+    device = check_device(device)
+    if device_of(x) == device:
+        return x
+    if device == "cpu":
+        return to_host(x)
+    cupy = import_cupy()
+    with cupy.cuda.Device(int(device[5:])):
+        return cupy.asarray(x)
+
+
+def place_like(host: np.ndarray, x: Array) -> Array:
+    """A host array (ids, masks, random bits) beside ``x``: uploaded if ``x`` is on a GPU."""
+    return host if xp(x) is np else xp(x).asarray(host)
+
+
+def check_device(device: str) -> str:
+    """The full name of a device: ``"cuda"`` means ``"cuda:0"``; anything unknown is an error.
+
+    >>> check_device("cuda")
+    'cuda:0'
+    """
+    name, colon, number = str(device).partition(":")
+    if device == "cpu" or (name == "cuda" and (not colon or number.isdecimal())):
+        return "cpu" if device == "cpu" else f"cuda:{int(number or 0)}"
+    raise DeviceError(f"unknown device {device!r}: write 'cpu', 'cuda' or 'cuda:1'")
+
+
+def import_cupy() -> ModuleType:
+    """CuPy, or a DeviceError that says how to get it."""
+    try:
+        import cupy
+    except ImportError as e:
+        raise DeviceError(
+            "device 'cuda' needs CuPy, which cannot be imported "
+            f"({e}): pip install 'tinygrad_mha[cuda12]', or [cuda13] for a CUDA 13 driver"
+        ) from None
+    return cupy
+
+
+_default_device: str | None = None
+
+
+def set_default_device(device: str) -> None:
+    """New Tensors and modules are made on ``device``: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
+    global _default_device
+    device = check_device(device)
+    if device != "cpu":
+        import_cupy()
+    _default_device = device
+
+
+def default_device() -> str:
+    """What :func:`set_default_device` chose, else $TINYGRAD_MHA_DEVICE, else ``"cpu"``."""
+    if _default_device is not None:
+        return _default_device
+    return check_device(os.environ.get("TINYGRAD_MHA_DEVICE") or "cpu")

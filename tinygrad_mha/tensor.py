@@ -1,0 +1,687 @@
+"""Chapter 1, the machine: a Tensor, two kinds of op, one registry, one backward pass.
+
+Read :class:`Tensor`, then :class:`Op`, then :func:`backpropagate`; the rest is detail. A forward
+pass leaves a trail: every Tensor that an op makes remembers the :class:`Node` that made it, and a
+node remembers its inputs. The backward pass walks that trail from the newest node to the oldest
+and hands every node the gradient of its output; the node answers with the gradients of its inputs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ContextDecorator
+from functools import partial
+from itertools import count
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .backend import Array, default_device, device_of, is_array, to_device, to_host, xp
+
+if TYPE_CHECKING:
+    from .operators import Operators  # what primitives.py attaches, spelled out for type checkers
+else:
+    Operators = object
+
+
+class Modes(threading.local):
+    """What differs between threads: whether ops record."""
+
+    recording = True
+
+
+modes = Modes()
+clock = count()
+REGISTRY: dict[str, Op] = {}  # name -> op: the package's own ops, every one of them certified
+
+
+# ------------------------------------------------------------------------------------ Tensor
+
+
+class Tensor(Operators):
+    """An array that remembers how it was made.
+
+    Parameters
+    ----------
+    data : array, number, nested list or Tensor
+        An array is shared, not copied, and keeps its dtype. Python floats become the default
+        dtype (float32 unless :func:`set_default_dtype` says otherwise).
+    requires_grad : bool
+        Whether gradients flow to this Tensor. Only floating-point data may ask for them.
+    dtype, device : optional
+        Cast to a dtype; place on ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+    Examples
+    --------
+    >>> x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    Tensor([2., 4., 6.])
+    """
+
+    __slots__ = ("__weakref__", "data", "grad", "index", "node", "tracked")
+    __array_ufunc__ = None  # so that ``ndarray * tensor`` asks Tensor.__rmul__
+    __hash__ = object.__hash__  # comparisons are elementwise, so a Tensor is hashed by identity
+
+    data: Array  # the values
+    grad: Tensor | None  # filled by backward(), on leaves only
+    node: Node | None  # the call that made this Tensor; None for a leaf
+    index: int  # which of the node's outputs this is
+    tracked: bool  # requires_grad, without the check of the property
+
+    def __init__(
+        self,
+        data: Any,
+        requires_grad: bool = False,
+        dtype: Any = None,
+        device: str | None = None,
+    ) -> None:
+        self.data = as_array(data, dtype, device)
+        self.grad = self.node = None
+        self.index = 0
+        self.requires_grad = requires_grad
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow to (or through) this Tensor."""
+        return self.tracked
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if wanted and self.dtype.kind != "f":
+            raise TypeError(
+                f"only floating-point Tensors can require a gradient, this one is {self.dtype}: a "
+                "step of an integer is never small; convert it, as with .astype(np.float32)"
+            )
+        if self.node is not None and not wanted:
+            raise ValueError("this Tensor was computed from others: use .detach() to cut it off")
+        self.tracked = bool(wanted)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def device(self) -> str:
+        return device_of(self.data)
+
+    def detach(self) -> Tensor:
+        """The same values, cut off from the graph (and from the gradient)."""
+        return _wrap(self.data)
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array (shared on the CPU, copied from the GPU)."""
+        return to_host(self.data)
+
+    def item(self) -> float:
+        """The one value of a Tensor of size 1, as a Python number."""
+        return self.data.item()
+
+    def backward(
+        self, gradient: Any = None, create_graph: bool = False, retain_graph: bool = False
+    ) -> None:
+        """Add d(self)/d(leaf) to ``leaf.grad`` for every leaf that requires it.
+
+        Parameters
+        ----------
+        gradient : array or Tensor of this shape
+            dL/d(self). Only a Tensor of a single value may leave it out: then it is 1.
+        create_graph : bool
+            Record the backward pass, so that the gradients can be differentiated again.
+        retain_graph : bool
+            Keep the graph for another backward pass; otherwise its memory is released on the way.
+        """
+        seed = _seed(self, gradient, "backward")
+        keep = retain_graph or create_graph
+        gradients = backpropagate([(self, seed)], None, create_graph, release=not keep)
+        handed_out = {id(seed), id(value(gradient))}
+        for leaf, d in gradients.items():
+            d = _own(d, leaf, handed_out)
+            leaf.grad = d if leaf.grad is None else leaf.grad + d
+
+    def __repr__(self) -> str:
+        text = repr(to_host(self.data)).removeprefix("array(").removesuffix(")")
+        text = text.replace(", dtype=float32", "").replace("\n     ", "\n      ")
+        where = "" if self.device == "cpu" else f", device={self.device!r}"
+        how = f", op={self.node.op.name}" if self.node else ""
+        return f"Tensor({text}{where}{how or (', requires_grad=True' if self.tracked else '')})"
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    def __int__(self) -> int:
+        return int(self.data)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec else self, spec)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.tracked:
+            raise TypeError(
+                "a Tensor that requires a gradient is not turned into an array silently (the "
+                "gradient would be lost): use an op of tinygrad_mha, or .numpy() if it may be"
+            )
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __reduce__(self) -> tuple:  # pickled and copied without the graph
+        return type(self), (self.numpy(), self.tracked), None
+
+
+def _wrap(data: Array, node: Node | None = None, index: int = 0) -> Tensor:
+    """A Tensor around an op's result: no checks, no conversion."""
+    t = Tensor.__new__(Tensor)
+    t.data, t.grad, t.node, t.index, t.tracked = data, None, node, index, node is not None
+    return t
+
+
+def value(x: Any) -> Any:
+    """The array in a Tensor; anything else as it is."""
+    return x.data if isinstance(x, Tensor) else x
+
+
+def wanted(x: Any) -> bool:
+    """Whether ``x`` is a Tensor that gradients flow to."""
+    return isinstance(x, Tensor) and x.tracked
+
+
+_default_dtype = np.dtype(np.float32)
+
+
+def set_default_dtype(dtype: Any) -> None:
+    """The dtype of new Tensors made from Python numbers and of the parameters of new modules."""
+    global _default_dtype
+    dtype = np.dtype(dtype)
+    if dtype.kind != "f":
+        raise TypeError(f"the default dtype is a floating-point one, not {dtype}")
+    _default_dtype = dtype
+
+
+def default_dtype() -> np.dtype:
+    """The dtype that :func:`set_default_dtype` chose; float32 at first."""
+    return _default_dtype
+
+
+def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
+    """The array that a Tensor is made of: see :class:`Tensor` for the rules."""
+    data = value(data)
+    if not is_array(data):
+        known = isinstance(data, np.generic) and not isinstance(data, float)
+        try:
+            data = np.asarray(data)
+        except ValueError as e:
+            raise ValueError(f"a Tensor needs rows of equal length: {e}") from None
+        if not known and data.dtype.kind == "f":
+            data = data.astype(default_dtype())
+        device = default_device() if device is None else device
+    if data.dtype.kind not in "fiub":
+        raise TypeError(f"a Tensor holds numbers, not {data.dtype}")
+    if dtype is not None:
+        data = data.astype(dtype, copy=False)
+    return data if device is None else to_device(data, device)
+
+
+# ---------------------------------------------------------------------------------------- Op
+
+
+class Node:
+    """One recorded call: ``outputs = op(*inputs, **params)``."""
+
+    __slots__ = ("born", "inputs", "op", "outputs", "params", "pullback")
+
+    def __init__(
+        self, op: Op, inputs: tuple, params: dict, pullback: Callable | None, outputs: int
+    ) -> None:
+        self.op, self.inputs, self.params, self.pullback = op, inputs, params, pullback
+        self.outputs = outputs  # how many; 0 for an op that returns a bare array, not a tuple
+        self.born = next(clock)
+
+    def release(self) -> None:
+        """Forget the inputs and whatever the pullback saved, so that their memory comes back."""
+        self.inputs = self.pullback = None  # type: ignore[assignment]
+
+
+class Op:
+    """A differentiable function. Given arrays it just computes; given Tensors it also records.
+
+    A *primitive* is defined by ``forward`` and one ``rule(g, y, *inputs, **params)`` per argument,
+    written in operators that mean the same on arrays and on Tensors. Hand a rule arrays and it
+    returns a gradient; hand it Tensors and it returns a gradient that can be differentiated again.
+
+    A *fused* op is fast array code: ``forward`` returns ``(y, pullback)``, where ``pullback(g)``
+    gives one entry per argument: an array, None, or a function of no arguments that computes the
+    array if anybody wants it. It names a ``reference``, the same function composed of primitives,
+    which explains it, checks it, and stands in for it when somebody wants the gradient of its
+    gradient. With several outputs, ``y`` is a tuple, and so is ``g`` (None: nobody used that one).
+
+    Arrays come first, parameters after them: the signature of ``forward`` says
+    ``(a, b, *, axis=-1)``. Callers may write either by position or by keyword.
+    """
+
+    def __init__(
+        self,
+        forward: Callable,
+        rules: Any = (),
+        reference: Callable | None = None,
+        sample: Callable | None = None,
+        resolve: Callable | None = None,
+        casts: bool = False,
+        registry: dict[str, Op] | None = None,
+    ) -> None:
+        self.name = self.__name__ = forward.__name__
+        self.__doc__, self.__module__ = forward.__doc__, forward.__module__
+        self.forward, self.rules, self.reference = forward, rules, reference
+        self.sample = sample  # rng -> (args, params): an example to try the op on
+        self.resolve = resolve  # params -> params, once per call: draws a seed, say
+        self.casts = casts  # whether the dtype of the result is the op's own business
+        self._read_signature()
+        registry = REGISTRY if registry is None else registry
+        if registry is REGISTRY and self.name in registry:
+            raise ValueError(f"op {self.name!r} is already defined")
+        registry[self.name] = self
+
+    def _read_signature(self) -> None:
+        self.__signature__ = inspect.signature(self.forward)
+        parameters = self.__signature__.parameters
+        arrays = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.array_names = [p.name for p in arrays]
+        self.optional = {p.name for p in arrays if p.default is None}
+        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+        self.arity = -1 if self.variadic else len(arrays)
+        named = [p for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
+        self.param_names = {p.name: None for p in named}
+        self.defaults = {p.name: p.default for p in named if p.default is not p.empty}
+        if self.reference is not None:
+            if list(inspect.signature(self.reference).parameters) != list(parameters):
+                raise TypeError(f"{self.name}: the reference takes other arguments")
+        elif not self.variadic and len(self.rules) != self.arity:
+            raise TypeError(f"{self.name}: {self.arity} arguments but {len(self.rules)} rules")
+
+    def __repr__(self) -> str:
+        return f"<{'fused' if self.reference else 'primitive'} op {self.name}{self.__signature__}>"
+
+    def __call__(self, *args: Any, **params: Any) -> Any:
+        if len(args) != self.arity or not params.keys() <= self.param_names.keys():
+            args, params = self._bind(args, params)
+        if self.defaults:
+            params = self.defaults | params
+        if self.resolve is not None:
+            params = self.resolve(**params)
+        tensors = tracked = odd = False
+        arrays = []
+        for a in args:
+            if isinstance(a, Tensor):
+                tensors, tracked, a = True, tracked or a.tracked, a.data
+            elif type(a) not in PLAIN:
+                odd = True
+            arrays.append(a)
+        if odd:  # a list, a NumPy scalar, a CuPy array
+            args = tuple(a if isinstance(a, Tensor) else constant(a, self) for a in args)
+            arrays = [value(a) for a in args]
+        try:
+            y = self.forward(*arrays, **params)
+        except (ValueError, TypeError, IndexError) as e:
+            raise self._explain(e, arrays) from None
+        y, pullback = (y, None) if self.reference is None else y
+        several = len(y) if type(y) is tuple else 0
+        node = None
+        if tracked and modes.recording:
+            node = Node(self, args, params, pullback, several)
+        if several:
+            y = tuple(self._settle(k, arrays) for k in y)
+            return tuple(_wrap(a, node, k) for k, a in enumerate(y)) if tensors else y
+        y = self._settle(y, arrays)
+        return _wrap(y, node) if tensors else y
+
+    def _settle(self, y: Any, arrays: list) -> Array:
+        """Keep two promises about a result: it is an array, and float32 in gives float32 out."""
+        if isinstance(y, np.generic | float | int):  # NumPy makes scalars of 0-d results
+            y = np.asarray(y)
+        for a in arrays:
+            if getattr(a, "dtype", None) == y.dtype:
+                return y
+        if self.casts or y.dtype.kind != "f":
+            return y
+        floats = [a.dtype for a in arrays if hasattr(a, "dtype") and a.dtype.kind == "f"]
+        return y.astype(np.result_type(*floats) if floats else default_dtype(), copy=False)
+
+    def _bind(self, args: tuple, params: dict) -> tuple[tuple, dict]:
+        """Sort what the caller wrote into arrays by position and parameters by keyword."""
+        takes = f"it takes ({', '.join([*self.array_names, *self.param_names])})"
+        if not self.variadic:
+            names = [*self.array_names, *self.param_names]
+            if len(args) > len(names):
+                raise TypeError(f"{self.name}: {len(args)} arguments, but {takes}")
+            given = dict(zip(names, args, strict=False))
+            if twice := given.keys() & params.keys():
+                raise TypeError(f"{self.name}: {', '.join(sorted(twice))} given twice; {takes}")
+            params = given | params
+            needed = [n for n in self.array_names if n not in self.optional and n not in params]
+            if needed:
+                raise TypeError(f"{self.name}: missing argument {', '.join(needed)}; {takes}")
+            args = tuple(params.pop(name, None) for name in self.array_names)
+        if unknown := params.keys() - self.param_names.keys():
+            raise TypeError(f"{self.name}: unknown argument {', '.join(sorted(unknown))}; {takes}")
+        return args, params
+
+    def _explain(self, error: Exception, arrays: list) -> Exception:
+        """The error of a forward pass, with the op and the shapes that caused it."""
+        kind = next(k for k in (IndexError, ValueError, TypeError) if isinstance(error, k))
+        if str(error).startswith(f"{self.name}:"):
+            return kind(str(error))
+        names = [f"{n} " for n in self.array_names] or [""] * len(arrays)
+        what = [
+            f"{n}{tuple(a.shape)} {a.dtype}"
+            for n, a in zip(names, arrays, strict=False)
+            if hasattr(a, "shape")
+        ]
+        return kind(f"{self.name}: {error} [{', '.join(what)}]")
+
+    def pull(self, node: Node, y: Tensor, g: Any, wants: list[bool], create_graph: bool) -> Sequence:
+        """dL/dinput for each input that is wanted, given ``g`` = dL/doutput of ``node``."""
+        if self.reference is None:
+            xs: Sequence = node.inputs
+            if not create_graph:
+                y, xs = y.data, [value(x) for x in xs]
+            rules = self.rules
+            if self.variadic:
+                rules = [partial(self.rules, k) for k in range(len(xs))]
+            pairs = zip(rules, wants, strict=True)
+            return [rule(g, y, *xs, **node.params) if w else None for rule, w in pairs]
+        if not create_graph:
+            ds = node.pullback(g)  # type: ignore[misc]
+            return [d() if w and callable(d) else d for d, w in zip(ds, wants, strict=True)]
+        # The gradient of the gradient: play the reference on aliases, one per argument, so that a
+        # Tensor used as query and as key at once still gets two separate gradients here.
+        identity = REGISTRY["identity"]
+        xs = [identity(x) if w else x for x, w in zip(node.inputs, wants, strict=True)]
+        outputs = self.reference(*xs, **node.params)
+        roots = zip(outputs, g, strict=True) if node.outputs else [(outputs, g)]
+        roots = [(o, d) for o, d in roots if d is not None and wanted(o)]
+        found = backpropagate(roots, [x for x, w in zip(xs, wants, strict=True) if w], True)
+        return [found.get(x) if w else None for x, w in zip(xs, wants, strict=True)]
+
+
+def primitive(*rules: Callable | None, **options: Any) -> Callable[[Callable], Op]:
+    """Decorate ``forward`` to make a primitive op: one rule per argument, None for a constant."""
+    return lambda forward: Op(forward, rules=rules, **options)
+
+
+def primitive_of_many(rule: Callable, **options: Any) -> Callable[[Callable], Op]:
+    """A primitive of any number of arrays: ``rule(k, g, y, *xs, **params)`` is for the k-th."""
+    return lambda forward: Op(forward, rules=rule, **options)
+
+
+def fused(reference: Callable, **options: Any) -> Callable[[Callable], Op]:
+    """Decorate fast ``forward -> (y, pullback)`` code whose definition is ``reference``."""
+    return lambda forward: Op(forward, reference=reference, **options)
+
+
+PLAIN = {np.ndarray, float, int, bool, type(None)}  # what an op takes as it is, beside Tensors
+
+
+def constant(a: Any, op: Op) -> Any:
+    """An argument that is neither Tensor, array nor Python number, made into one of those.
+
+    A NumPy scalar becomes a Python number: a constant such as ``np.sqrt(64)`` is a float64, and
+    would otherwise turn a float32 model into a float64 one.
+    """
+    if isinstance(a, np.generic):
+        return a.item()
+    if is_array(a):
+        return a
+    if isinstance(a, list | tuple):
+        return as_array(a, device="cpu")
+    raise TypeError(f"{op.name}: cannot compute with {type(a).__name__}; pass a Tensor or an array")
+
+
+# ------------------------------------------------------------------------------ the way back
+
+
+def backpropagate(
+    roots: Iterable[tuple[Tensor, Any]],
+    targets: Sequence[Tensor] | None,
+    create_graph: bool,
+    release: bool = False,
+) -> dict[Tensor, Any]:
+    """Gradients of ``sum(<g, y> for y, g in roots)`` with respect to ``targets``.
+
+    ``targets=None`` means every leaf. The gradients come as arrays, or as Tensors when
+    ``create_graph``; a target that the roots do not depend on is missing from the answer.
+
+    A Tensor is always younger than the Tensors it was made from. So "newest first" is an order in
+    which every gradient is complete before it is passed on, and no topological sort is needed.
+    """
+    gradients: dict[Tensor, Any] = {}
+    owned: set[Tensor] = set()  # whose sum we allocated, and may therefore add to in place
+
+    def accumulate(x: Tensor, d: Any) -> None:
+        if d.shape != x.data.shape:  # x was broadcast on the way in: the adjoint of a copy is a sum
+            d = REGISTRY["sum_to"](d, shape=x.data.shape)
+        if d.dtype != x.data.dtype:
+            d = d.astype(x.data.dtype)
+        if x not in gradients:
+            gradients[x] = d
+        elif x in owned:
+            gradients[x] += d
+        else:
+            gradients[x] = gradients[x] + d
+            if not create_graph:
+                owned.add(x)
+
+    roots = list(roots)
+    trail = history([y for y, _ in roots])
+    useful = None if targets is None else _useful(trail, targets)
+    keep = set(targets or ())
+    for y, g in roots:
+        accumulate(y, g)
+    del roots
+    with recording(create_graph):
+        while trail:
+            y = trail.pop()
+            node = y.node
+            outputs = [y]
+            while trail and trail[-1].node is node:  # several outputs of one call
+                outputs.append(trail.pop())
+            g = [gradients.get(o) if o in keep else gradients.pop(o, None) for o in outputs]
+            if all(d is None for d in g):
+                continue
+            if node.outputs:
+                by_index = {o.index: d for o, d in zip(outputs, g, strict=True)}
+                g = tuple(by_index.get(k) for k in range(node.outputs))
+            else:
+                g = g[0]
+            wants = [wanted(x) and (useful is None or x in useful) for x in node.inputs]
+            if any(wants):
+                ds = node.op.pull(node, y, g, wants, create_graph)
+                for x, d, w in zip(node.inputs, ds, wants, strict=True):
+                    if w and d is not None:
+                        accumulate(x, d)
+            if release:
+                node.release()
+    if targets is None:
+        return gradients
+    return {x: gradients[x] for x in targets if x in gradients}
+
+
+def history(roots: Iterable[Tensor]) -> list[Tensor]:
+    """The computed Tensors behind ``roots`` (themselves included), oldest first."""
+    todo = list(roots)
+    found = set(todo)
+    while todo:
+        node = todo.pop().node
+        if node is None:
+            continue
+        if node.inputs is None:
+            raise RuntimeError(
+                f"the graph behind this {node.op.name} was released by an earlier backward(); "
+                "to go through it twice, call backward(retain_graph=True) the first time"
+            )
+        new = [x for x in node.inputs if wanted(x) and x not in found]
+        found.update(new)
+        todo += new
+    return sorted((t for t in found if t.node is not None), key=attrgetter("node.born"))
+
+
+def _useful(trail: list[Tensor], targets: Sequence[Tensor]) -> set[Tensor]:
+    """The targets and every Tensor computed from them: only these need a gradient."""
+    useful = set(targets)
+    for t in trail:
+        if any(isinstance(x, Tensor) and x in useful for x in t.node.inputs):
+            useful.add(t)
+    return useful
+
+
+def grad(
+    output: Tensor,
+    inputs: Tensor | Sequence[Tensor],
+    grad_output: Any = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> list[Any]:
+    """Gradients of ``sum(grad_output * output)`` with respect to each of ``inputs``.
+
+    Unlike :meth:`Tensor.backward` it changes nothing: no ``.grad`` is touched and the graph stays.
+
+    Parameters
+    ----------
+    output : Tensor
+    inputs : Tensor or sequence of Tensors
+        Leaves or intermediate results.
+    grad_output : array or Tensor of output's shape
+        May be left out when output is a single value: then it is 1.
+    create_graph : bool
+        Make the gradients differentiable themselves.
+    allow_unused : bool
+        Give None for an input that output does not depend on, instead of an error.
+
+    Returns
+    -------
+    list of Tensor, one for each input, with its shape and dtype
+
+    Examples
+    --------
+    >>> x = Tensor([3.0], requires_grad=True)
+    >>> (dx,) = grad((x * x * x).sum(), [x], create_graph=True)   # 3 x^2
+    >>> dx.item(), grad(dx.sum(), [x])[0].item()                  # and 6 x
+    (27.0, 18.0)
+    """
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    for k, x in enumerate(inputs):
+        if not wanted(x):
+            raise ValueError(f"grad: input {k} is no Tensor with requires_grad=True")
+    seed = _seed(output, grad_output, "grad")
+    if create_graph:
+        seed = grad_output if isinstance(grad_output, Tensor) else _wrap(seed)
+    found = backpropagate([(output, seed)], inputs, create_graph)
+    handed_out = {id(value(seed)), id(value(grad_output))}
+    answer: list[Any] = []
+    for k, x in enumerate(inputs):
+        if x in found:
+            answer.append(_own(found[x], x, handed_out))
+        elif allow_unused:
+            answer.append(None)
+        else:
+            raise ValueError(
+                f"grad: the output does not depend on input {k} {x.shape}; "
+                "pass allow_unused=True to get None for it"
+            )
+    return answer
+
+
+def _seed(y: Tensor, g: Any, caller: str) -> Array:
+    """The gradient that a backward pass starts from, as an array of y's shape and dtype."""
+    if not y.tracked:
+        raise ValueError(
+            f"{caller}: this Tensor does not require a gradient and was not computed from one that "
+            "does (or it was computed inside no_grad())"
+        )
+    m = xp(y.data)
+    if g is None:
+        if y.size != 1:
+            raise ValueError(
+                f"{caller}: only a single value has a default gradient; this Tensor has shape "
+                f"{y.shape}, so pass a gradient of that shape (or reduce it, as with .sum())"
+            )
+        return m.ones_like(y.data)
+    g = value(g)
+    if not is_array(g):
+        g = m.asarray(g, dtype=y.dtype)
+    if g.shape != y.shape:
+        raise ValueError(f"{caller}: the gradient has shape {g.shape}, the Tensor {y.shape}")
+    return g.astype(y.dtype, copy=False)
+
+
+def _own(d: Any, leaf: Tensor, handed_out: set[int]) -> Tensor:
+    """``d`` as a Tensor whose memory is nobody else's.
+
+    A rule may return its ``g`` or a view of it, so two leaves may have been handed one array.
+    """
+    if isinstance(d, Tensor):
+        if id(d.data) in handed_out or d.data.base is not None:
+            d = d * 1.0
+        handed_out.add(id(d.data))
+        return d
+    if not is_array(d):
+        d = xp(leaf.data).asarray(d)
+    if id(d) in handed_out or d.base is not None:
+        d = d.copy()
+    handed_out.add(id(d))
+    return _wrap(d)
+
+
+# ------------------------------------------------------------------------------------- modes
+
+
+class recording(ContextDecorator):
+    """Inside, ops record (or do not); afterwards as before. Each thread has its own mode."""
+
+    def __init__(self, mode: bool) -> None:
+        self.mode = mode
+        self.before: list[bool] = []  # a stack: one object may be entered twice
+
+    def _recreate_cm(self) -> recording:  # a decorated function may run in many threads
+        return recording(self.mode)
+
+    def __enter__(self) -> None:
+        self.before.append(modes.recording)
+        modes.recording = self.mode
+
+    def __exit__(self, *exception: object) -> None:
+        modes.recording = self.before.pop()
+
+
+class no_grad(recording):
+    """Compute without recording: for evaluation, where nobody will call ``backward()``.
+
+    Works as ``with tg.no_grad():`` and as a decorator, for the thread it is used in.
+
+    >>> x = Tensor([1.0], requires_grad=True)
+    >>> with no_grad():
+    ...     y = x * 2.0
+    >>> y.requires_grad
+    False
+    """
+
+    def __init__(self) -> None:
+        super().__init__(False)
