@@ -476,15 +476,3 @@ def _transpose(x: Tensor, *axes: Any) -> Tensor:
 Tensor.reshape, Tensor.transpose = _reshape, _transpose  # type: ignore[method-assign]
 Tensor.T = property(lambda x: transpose(x))  # type: ignore[assignment]
 Tensor.mT = property(mT)  # type: ignore[assignment]
-
-
-def sequence_op(op: Any) -> Any:
-    """``concatenate([a, b], axis)`` as NumPy has it, from an op that takes ``(a, b, axis=…)``."""
-
-    def call(xs: Sequence[Any], axis: int = 0) -> Any:
-        if not len(xs):
-            raise ValueError(f"{op.name}: nothing to join, the sequence is empty")
-        return op(*xs, axis=axis)
-
-    call.__name__, call.__qualname__, call.__doc__ = op.name, op.name, op.__doc__
-    return call

@@ -311,6 +311,8 @@ class Op:
         named = [p for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
         self.param_names = {p.name: None for p in named}
         self.defaults = {p.name: p.default for p in named if p.default is not p.empty}
+        self.known = self.param_names.keys()
+        self.required = self.known - self.defaults.keys()
         if self.reference is not None:
             if list(inspect.signature(self.reference).parameters) != list(parameters):
                 raise TypeError(f"{self.name}: the reference takes other arguments")
@@ -321,7 +323,7 @@ class Op:
         return f"<{'fused' if self.reference else 'primitive'} op {self.name}{self.__signature__}>"
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        if len(args) != self.arity or not params.keys() <= self.param_names.keys():
+        if len(args) != self.arity or not self.required <= params.keys() <= self.known:
             args, params = self._bind(args, params)
         if self.defaults:
             params = self.defaults | params
@@ -368,7 +370,13 @@ class Op:
     def _bind(self, args: tuple, params: dict) -> tuple[tuple, dict]:
         """Sort what the caller wrote into arrays by position and parameters by keyword."""
         takes = f"it takes ({', '.join([*self.array_names, *self.param_names])})"
-        if not self.variadic:
+        if self.variadic:  # f(a, b, axis=1), or as NumPy has it, f([a, b], 1)
+            if args and isinstance(args[0], list | tuple):
+                args, extra = tuple(args[0]), args[1:]
+                params = dict(zip(self.param_names, extra, strict=False)) | params
+            if not args:
+                raise ValueError(f"{self.name}: nothing to join, the sequence is empty")
+        else:
             names = [*self.array_names, *self.param_names]
             if len(args) > len(names):
                 raise TypeError(f"{self.name}: {len(args)} arguments, but {takes}")
@@ -380,7 +388,10 @@ class Op:
             if needed:
                 raise TypeError(f"{self.name}: missing argument {', '.join(needed)}; {takes}")
             args = tuple(params.pop(name, None) for name in self.array_names)
-        if unknown := params.keys() - self.param_names.keys():
+        needed = [n for n in self.param_names if n in self.required - params.keys()]
+        if needed:
+            raise TypeError(f"{self.name}: missing argument {', '.join(needed)}; {takes}")
+        if unknown := params.keys() - self.known:
             raise TypeError(f"{self.name}: unknown argument {', '.join(sorted(unknown))}; {takes}")
         return args, params
 

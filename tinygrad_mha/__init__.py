@@ -1,0 +1,65 @@
+"""tinygrad_mha: reverse-mode automatic differentiation in NumPy, with CuPy behind a flag.
+
+>>> import tinygrad_mha as tg
+>>> x = tg.Tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+>>> (tg.softmax(x) * [[0.0, 0.0, 1.0]]).sum().backward()
+>>> x.grad.numpy().round(3)
+array([[-0.06 , -0.163,  0.223]], dtype=float32)
+"""
+
+__version__ = "0.1.0"
+
+from . import nn, optim
+from .attention import scaled_dot_product_attention
+from .backend import DeviceError, set_default_device
+from .dropout import dropout
+from .embedding import embedding
+from .gradcheck import GradientError, gradcheck
+from .layernorm import layer_norm
+from .lstm import lstm
+from .primitives import (
+    abs,
+    add,
+    astype,
+    broadcast_to,
+    concatenate,
+    div,
+    exp,
+    expand_dims,
+    log,
+    masked_fill,
+    matmul,
+    max,
+    maximum,
+    mean,
+    min,
+    minimum,
+    mul,
+    neg,
+    pow,
+    relu,
+    reshape,
+    sigmoid,
+    sqrt,
+    squeeze,
+    stack,
+    sub,
+    sum,
+    swapaxes,
+    tanh,
+    transpose,
+    where,
+)
+from .random import manual_seed
+from .softmax import cross_entropy, log_softmax, softmax
+from .tensor import (
+    REGISTRY,
+    Op,
+    Tensor,
+    fused,
+    grad,
+    no_grad,
+    primitive,
+    primitive_of_many,
+    set_default_dtype,
+)

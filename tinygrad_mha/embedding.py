@@ -1,0 +1,74 @@
+"""Chapter 5: embedding, the op whose gradient touches only the rows that were looked up."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .backend import is_array, place_like, to_host, xp
+from .primitives import getitem, where
+from .tensor import fused, value
+
+
+def embedding_reference(ids, weight, *, padding_idx=None):
+    """The definition: pick rows. The padding row is read like any other but learns nothing."""
+    ids = place_like(_ids(ids, weight.shape[0]), value(weight))
+    y = getitem(weight, key=ids)
+    if padding_idx is None:
+        return y
+    return where((ids == padding_idx)[..., None], value(weight)[ids], y)
+
+
+def _sample(rng):
+    return (rng.integers(1, 5, (2, 3)), rng.standard_normal((5, 4))), {"padding_idx": 0}
+
+
+@fused(reference=embedding_reference, sample=_sample)
+def embedding(ids, weight, *, padding_idx=None):
+    """Rows of a table, one for each id.
+
+    y = weight[ids]        dweight[k] = Σ g over the places where ids = k
+
+    ids: (...) integers    weight: (V, d)    y: (..., d)
+
+    A word that occurs twice gets both gradients: ``dweight[ids] += g`` would keep only one. Sorted
+    by id, the rows that belong together are neighbours, and one ``add.reduceat`` sums each run.
+    The row ``padding_idx`` gets no gradient.
+    """
+    ids = _ids(ids, weight.shape[0])
+    y = weight[place_like(ids, weight)]
+
+    def pullback(g):
+        return None, lambda: embedding_gradient(g, ids, weight.shape, padding_idx)
+
+    return y, pullback
+
+
+def embedding_gradient(g, ids, shape, padding_idx):
+    """Σ g by id, as a table of ``shape`` that is zero in every row that was not looked up."""
+    m, dweight = xp(g), xp(g).zeros(shape, g.dtype)
+    flat = to_host(ids).reshape(-1)
+    order = np.argsort(flat, kind="stable")
+    if padding_idx is not None:
+        order = order[flat[order] != padding_idx]
+    if order.size == 0:
+        return dweight
+    flat = flat[order]
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
+    rows = g.reshape(-1, shape[1])[place_like(order, g)]
+    dweight[place_like(flat[starts], g)] = m.add.reduceat(rows, place_like(starts, g), axis=0)
+    return dweight
+
+
+def _ids(ids, count):
+    """The ids as an integer array on the host, every one of them inside the table."""
+    ids = value(ids)
+    ids = to_host(ids) if is_array(ids) else np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"ids are row numbers: an integer array, not {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() >= count):
+        bad = (ids < 0) | (ids >= count)
+        raise IndexError(
+            f"id {ids[bad][0]} at {np.argwhere(bad)[0].tolist()} is outside the table, which has "
+            f"{count} rows, from 0 on"
+        )
+    return ids

@@ -1,0 +1,71 @@
+"""Chapter 4: layer normalisation."""
+
+from __future__ import annotations
+
+import math
+
+from .backend import xp
+from .primitives import mean, sqrt
+from .sampling import normal
+from .tensor import fused
+
+
+def layer_norm_reference(x, weight=None, bias=None, *, eps=1e-5):
+    """The definition: subtract the mean, divide by the standard deviation, then scale and shift."""
+    axes = _axes(x, weight, bias)
+    centred = x - mean(x, axis=axes, keepdims=True)
+    y = centred / sqrt(mean(centred * centred, axis=axes, keepdims=True) + eps)
+    if weight is not None:
+        y = y * weight
+    return y if bias is None else y + bias
+
+
+@fused(reference=layer_norm_reference, sample=normal((2, 3, 4), (4,), (4,)))
+def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
+    """Each row brought to mean 0 and variance 1, then scaled and shifted.
+
+    z = (x − mean x) / s,   s = √(var x + eps)        y = z · weight + bias
+
+    x: (..., d)   weight, bias: (d,)   (or several last axes: those of weight)
+
+    Let h = g · weight be the gradient of z, and n the number of elements of a row. x reaches the
+    loss in three ways: through itself, through the mean and through s. Since ∂s/∂x_j = z_j / n,
+        dx = (h − mean(h) − z · mean(h · z)) / s
+        dweight = Σ g · z        dbias = Σ g        (over all rows)
+
+    The variance is the mean of squares of the *centred* row: E[x²] − E[x]² loses every digit when
+    the mean is large. Source: Ba, Kiros, Hinton, Layer Normalization, §3.
+    """
+    axes = _axes(x, weight, bias)
+    z = x - x.mean(axis=axes, keepdims=True)
+    s = (z * z).mean(axis=axes, keepdims=True)
+    s += eps
+    xp(x).sqrt(s, out=s)
+    z /= s
+    y = z * 1 if weight is None else z * weight
+    if bias is not None:
+        y += bias
+
+    def pullback(g):
+        rows = tuple(range(x.ndim - len(axes)))
+        gz = g * z
+        dx = g * weight if weight is not None else g * 1
+        along_z = (dx * z).mean(axis=axes, keepdims=True)
+        dx -= dx.mean(axis=axes, keepdims=True)
+        dx -= z * along_z
+        dx /= s
+        dweight = None if weight is None else gz.sum(axis=rows)
+        return dx, dweight, None if bias is None else g.sum(axis=rows)
+
+    return y, pullback
+
+
+def _axes(x, weight, bias):
+    """The axes that make up a row: those of the weight, or the last one."""
+    shape = next((p.shape for p in (weight, bias) if p is not None), x.shape[-1:])
+    n = len(shape)
+    if x.shape[x.ndim - n :] != shape or not n:
+        raise ValueError(f"a weight of shape {shape} does not fit the last axes of x {x.shape}")
+    if not math.prod(shape):
+        raise ValueError(f"x {x.shape} has rows without elements: there is no mean to subtract")
+    return tuple(range(x.ndim - n, x.ndim))

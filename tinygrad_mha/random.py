@@ -1,0 +1,110 @@
+"""Chapter 6: random numbers that do not depend on who draws first.
+
+Initial weights come from one NumPy generator on the host. Dropout masks come from a *counter-based*
+generator, Philox (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, §3): the bits are a
+function of a key and a counter, so the mask of row 5 is the same whether it is drawn with rows 0-9,
+or by another thread that has rows 5-9 only, or on another device.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class MaskKey(NamedTuple):
+    """Which mask: it fixes every bit together with the row and the place inside the row."""
+
+    seed: int
+    step: int  # the training step
+    layer: int  # the how-many-th mask of this step
+    first_row: int  # which row of the whole batch our row 0 is
+
+
+class _Stream(threading.local):
+    """The place in the sequence of masks: each thread has its own."""
+
+    def __init__(self) -> None:
+        self.seed, self.step, self.layer, self.first_row = _seed, 0, 0, 0
+
+
+_seed = 0
+_weights = np.random.default_rng(0)
+_stream = _Stream()
+
+
+def manual_seed(seed: int) -> None:
+    """Start all randomness over: initial weights and dropout masks.
+
+    >>> manual_seed(0); a = uniform((2,), -1, 1)
+    >>> manual_seed(0); (uniform((2,), -1, 1) == a).all()
+    True
+    """
+    global _seed, _weights
+    _seed = int(seed)
+    _weights = np.random.default_rng(_seed)
+    _stream.__init__()  # type: ignore[misc]
+
+
+def uniform(shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
+    """Uniform float64 numbers in [low, high), from the generator of initial weights."""
+    return _weights.uniform(low, high, shape)
+
+
+def normal(shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal float64 numbers, from the generator of initial weights."""
+    return _weights.standard_normal(shape)
+
+
+@contextmanager
+def mask_stream(seed: int, step: int, first_row: int = 0) -> Any:
+    """Inside, the masks are those of one training step, for a batch that begins at ``first_row``."""
+    s = _stream
+    before = s.seed, s.step, s.layer, s.first_row
+    s.seed, s.step, s.layer, s.first_row = seed, step, 0, first_row
+    try:
+        yield
+    finally:
+        s.seed, s.step, s.layer, s.first_row = before
+
+
+def next_mask(seed: int | MaskKey | None = None) -> MaskKey:
+    """The key of the next mask; an explicit ``seed`` stands for itself and advances nothing."""
+    if isinstance(seed, MaskKey):
+        return seed
+    if seed is not None:
+        return MaskKey(int(seed), 0, 0, 0)
+    s = _stream
+    s.layer += 1
+    return MaskKey(s.seed, s.step, s.layer, s.first_row)
+
+
+def keep_mask(key: MaskKey, shape: tuple[int, ...], p: float) -> np.ndarray:
+    """Booleans that are False with probability ``p`` (to the nearest 1/65536). Rows along axis 0.
+
+    Sixteen bits decide an element. A row begins at a whole block of the generator (256 bits), so
+    that its bits depend on its number and not on the rows before it.
+    """
+    rows = shape[0] if shape else 1
+    size = int(np.prod(shape[1:], dtype=np.int64))
+    blocks = -(-size // 16)  # a block is four words of 64 bits: sixteen elements
+    counter = [key.first_row * blocks, key.step, 0, 0]
+    bits = np.random.Philox(key=[key.seed % 2**64, key.layer], counter=counter)
+    words = bits.random_raw(rows * blocks * 4).astype("<u8", copy=False).view("<u2")
+    return (words.reshape(rows, blocks * 16)[:, :size] >= threshold(p)).reshape(shape)
+
+
+def threshold(p: float) -> int:
+    """Of 65536 possible values of sixteen bits, how many mean "drop"."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout probability {p} is not between 0 and 1")
+    return round(p * 65536)
+
+
+def keep_scale(p: float) -> float:
+    """What a kept element is multiplied with, so that the expectation stays: 1 / (1 − p)."""
+    kept = 65536 - threshold(p)
+    return 65536 / kept if kept else 0.0
