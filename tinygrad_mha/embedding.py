@@ -54,7 +54,7 @@ def embedding_gradient(g, ids, shape, padding_idx):
         return dweight
     flat = flat[order]
     starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
-    rows = g.reshape(-1, shape[1])[place_like(order, g)]
+    rows = g.reshape(ids.size, shape[1])[place_like(order, g)]
     dweight[place_like(flat[starts], g)] = m.add.reduceat(rows, place_like(starts, g), axis=0)
     return dweight
 

@@ -66,6 +66,8 @@ def _axes(x, weight, bias):
     n = len(shape)
     if x.shape[x.ndim - n :] != shape or not n:
         raise ValueError(f"a weight of shape {shape} does not fit the last axes of x {x.shape}")
+    if bias is not None and bias.shape != shape:
+        raise ValueError(f"weight {shape} and bias {bias.shape} should have one shape")
     if not math.prod(shape):
         raise ValueError(f"x {x.shape} has rows without elements: there is no mean to subtract")
     return tuple(range(x.ndim - n, x.ndim))

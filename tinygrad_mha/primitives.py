@@ -9,7 +9,8 @@ What a rule takes from ``value(...)`` is a constant to it: a mask, a shape, a si
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,15 +59,17 @@ def neg(x):
 
 
 def pow_da(g, y, a, b):
-    # a^(b-1) is not y/a: that would be 0/0 at a = 0. And where b = 0 the derivative is 0, even there.
+    # a^(b-1) is not y/a: that would be 0/0 at a = 0. And for b = 0 the derivative is 0, even there.
     if isinstance(b, int | float):
         return g * b * a ** (b - 1) if b else g * 0.0
-    flat = value(b) == 0
+    flat = (value(a) == 0) & (value(b) == 0)
     return where(flat, 0.0, g * b * a ** where(flat, 1.0, b - 1))
 
 
 def pow_db(g, y, a, b):
     # where a = 0 the power is constant in b (0 for b > 0), so the logarithm there is irrelevant
+    if isinstance(a, int | float):
+        return g * y * (float(np.log(a)) if a else 0.0)
     return g * y * log(where(value(a) == 0, 1.0, a))
 
 
@@ -251,7 +254,11 @@ def _part(k: int, xs: Sequence, axis: int) -> tuple[slice, ...]:
     return (*[slice(None)] * axis, slice(start, start + xs[k].shape[axis]))
 
 
-def _arrays(xs: Sequence) -> list:
+def _slice(k: int, y: Any, axis: int) -> tuple:
+    return (*[slice(None)] * (axis % y.ndim), k)
+
+
+def _arrays(xs: Iterable) -> list:
     return [x if is_array(x) else np.asarray(x) for x in xs]
 
 
@@ -265,7 +272,7 @@ def concatenate(*xs, axis=0):
 
 
 @primitive_of_many(
-    lambda k, g, y, *xs, axis: g[(*[slice(None)] * (axis % y.ndim), k)],
+    lambda k, g, y, *xs, axis: g[_slice(k, y, axis)],
     sample=normal((2, 3), (2, 3), axis=1),
 )
 def stack(*xs, axis=0):
@@ -403,7 +410,8 @@ def matmul_da(g, y, a, b):
 def matmul_db(g, y, a, b):
     g2, a2, _ = _as_matrices(g, a, b)
     if b.ndim <= 2 < a2.ndim:  # one weight for a whole batch: one big product, not many and a sum
-        a2, g2 = a2.reshape((-1, a2.shape[-1])), g2.reshape((-1, g2.shape[-1]))
+        rows = math.prod(a2.shape[:-1])
+        a2, g2 = a2.reshape((rows, a2.shape[-1])), g2.reshape((rows, g2.shape[-1]))
     db = matmul(mT(a2), g2)
     return db.reshape(db.shape[:-1]) if b.ndim == 1 else db
 
@@ -442,7 +450,8 @@ def _compare(name: str) -> Any:
     return method
 
 
-def _method(name: str, op: Any, reflected: bool = False) -> None:
+def attach(name: str, op: Any, reflected: bool = False) -> None:
+    """Make ``op`` a method of Tensor; ``reflected`` for ``number - tensor`` and its like."""
     f = (lambda a, b: op(b, a)) if reflected else (lambda *args, **params: op(*args, **params))
     f.__name__, f.__qualname__, f.__doc__ = name, f"Tensor.{name}", op.__doc__
     setattr(Tensor, name, f)
@@ -450,16 +459,16 @@ def _method(name: str, op: Any, reflected: bool = False) -> None:
 
 for _name, _op in {"add": add, "sub": sub, "mul": mul, "truediv": div, "pow": pow,
                    "matmul": matmul}.items():  # fmt: skip
-    _method(f"__{_name}__", _op)
-    _method(f"__r{_name}__", _op, reflected=True)
+    attach(f"__{_name}__", _op)
+    attach(f"__r{_name}__", _op, reflected=True)
 for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
     setattr(Tensor, _name, _compare(_name))
-_method("__neg__", neg)
-_method("__abs__", abs)
-_method("__getitem__", index)
+attach("__neg__", neg)
+attach("__abs__", abs)
+attach("__getitem__", index)
 for _op in (exp, log, sqrt, abs, tanh, sigmoid, relu, maximum, minimum, masked_fill, sum, mean, max,
             min, matmul, swapaxes, expand_dims, squeeze, broadcast_to, astype, to):  # fmt: skip
-    _method(_op.name, _op)
+    attach(_op.name, _op)
 
 
 def _reshape(x: Tensor, *shape: Any) -> Tensor:
@@ -473,6 +482,7 @@ def _transpose(x: Tensor, *axes: Any) -> Tensor:
     return transpose(x, axes=axes or None)
 
 
-Tensor.reshape, Tensor.transpose = _reshape, _transpose  # type: ignore[method-assign]
-Tensor.T = property(lambda x: transpose(x))  # type: ignore[assignment]
-Tensor.mT = property(mT)  # type: ignore[assignment]
+for _name, _f in {"reshape": _reshape, "transpose": _transpose}.items():
+    setattr(Tensor, _name, _f)
+setattr(Tensor, "T", property(transpose))  # noqa: B010 (to a type checker T cannot be set)
+setattr(Tensor, "mT", property(mT))  # noqa: B010

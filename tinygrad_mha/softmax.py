@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backend import is_array, place_like, to_host, xp
-from .primitives import exp, getitem, log, sum, where
+from .backend import is_array, place_like, xp
+from .primitives import attach, exp, log, sum, where
 from .sampling import normal
 from .tensor import fused, value
 
@@ -103,7 +103,8 @@ def cross_entropy_reference(
     """The definition: −Σ_c q_c log p_c, where q puts the weight where the target says."""
     rows, goal = _rows(value(logits), targets, ignore_index)
     q, total = _goal_distribution(rows, goal, weight, label_smoothing, ignore_index)
-    losses = -sum(log_softmax_reference(logits.reshape(rows.shape)) * q, axis=-1)
+    log_p = log_softmax_reference(logits.reshape(rows.shape))
+    losses = -sum(where(q == 0, 0.0, log_p) * q, axis=-1)  # 0 · log 0 is 0: nobody hoped for it
     if reduction == "none":
         return losses.reshape(logits.shape[:-1])
     return sum(losses) / total if reduction == "mean" else sum(losses)
@@ -138,7 +139,7 @@ def cross_entropy(
     rows, goal = _rows(logits, targets, ignore_index)
     q, total = _goal_distribution(rows, goal, weight, label_smoothing, ignore_index)
     log_p, _ = log_softmax.forward(rows)
-    losses = -(log_p * q).sum(axis=-1)
+    losses = -(xp(q).where(q == 0, q, log_p) * q).sum(axis=-1)
     scale = 1 / total if reduction == "mean" else None
     if reduction == "none":
         y = losses.reshape(logits.shape[:-1])
@@ -195,3 +196,7 @@ def _goal_distribution(rows, goal, weight, smoothing, ignore_index):
         q, w_t = q * counts[:, None], w_t * counts
     total = w_t.sum()
     return q.astype(rows.dtype, copy=False), total + (total == 0)
+
+
+attach("softmax", softmax)
+attach("log_softmax", log_softmax)

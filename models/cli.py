@@ -1,0 +1,296 @@
+"""The command line: ``tinygrad-mha train | evaluate | predict | doctor``.
+
+Results go to standard output, progress and notices to standard error. Exit status: 0; 1 for a run
+that failed; 2 for bad arguments or bad input, with one line that says what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import tinygrad_mha as tg
+
+from .errors import InputError, one_line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+        sys.stdout.flush()
+        return 0
+    except InputError as e:
+        return fail(str(e), 2)
+    except tg.DeviceError as e:
+        return fail(str(e), 2)
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return fail("interrupted; nothing was written", 130)
+    except OSError as e:
+        place = f"{e.filename}: " if e.filename else ""
+        return fail(f"{place}{(e.strerror or str(e)).lower()}; free space or choose another place", 1)
+    except (MemoryError, RuntimeError) as e:
+        return fail(str(e) or "out of memory; try a smaller --batch-size or --max-len", 1)
+
+
+def fail(message: str, status: int) -> int:
+    """One line on standard error."""
+    print(f"tinygrad-mha: {one_line(message)}", file=sys.stderr)
+    return status
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one line instead of the whole usage for a mistake."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    p = Parser(prog="tinygrad-mha", description="Train and use text classifiers without PyTorch.")
+    p.add_argument("--version", action="version", version=f"tinygrad_mha {tg.__version__}")
+    commands = p.add_subparsers(required=True, metavar="COMMAND")
+
+    t = commands.add_parser("train", help="train a classifier", description=TRAIN)
+    t.add_argument("data", nargs="?", default="names", metavar="DATA", help=DATA)
+    t.add_argument("--valid", metavar="FILE", help="measure on this instead of a fifth of DATA")
+    columns(t)
+    t.add_argument("--out", default="model", metavar="DIR", help="model folder (default: model)")
+    t.add_argument("--device", help="cpu, cuda or cuda:N (default: $TINYGRAD_MHA_DEVICE or cpu)")
+    t.add_argument("--level", choices=("word", "char"), help="what a token is (default: word)")
+    t.add_argument("--epochs", type=int, metavar="N", help="at most (default: 20)")
+    t.add_argument("--batch-size", type=int, metavar="N", help="texts a step (default: 32)")
+    t.add_argument("--lr", type=float, metavar="X", help="peak learning rate (default: 0.003)")
+    t.add_argument("--optimizer", choices=("adamw", "adam", "sgd"), help="default: adamw")
+    t.add_argument("--d-model", type=int, metavar="N", help="width of every layer (default: 64)")
+    t.add_argument("--heads", type=int, dest="h", metavar="N", help="attention heads (default: 8)")
+    t.add_argument("--layers", type=int, dest="num_layers", metavar="N", help="of the LSTM (default: 1)")
+    t.add_argument("--bidirectional", action=argparse.BooleanOptionalAction, help="default: yes")
+    t.add_argument("--dropout", type=float, metavar="P", help="probability")
+    t.add_argument("--pooling", choices=("mean", "max", "last"), help="default: mean")
+    t.add_argument("--max-len", type=int, metavar="N", help="tokens kept of a text (default: 256)")
+    t.add_argument("--min-count", type=int, metavar="N", help="rarer tokens are unknown")
+    t.add_argument("--class-weight", choices=("none", "balanced"), help="default: none")
+    t.add_argument("--early-stopping", type=int, metavar="N", help="epochs without progress before it stops (default: 3; 0: never)")  # fmt: skip
+    t.add_argument("--seed", type=int, metavar="N", help="of weights, order and dropout (default: 0)")
+    t.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")
+    t.add_argument("--json", action="store_true", help="end with one line of JSON")
+    t.set_defaults(command=train)
+
+    e = commands.add_parser("evaluate", help="measure a model on labelled texts")
+    e.add_argument("model", metavar="MODEL", help="model folder")
+    e.add_argument("data", metavar="DATA", help=DATA)
+    columns(e)
+    e.add_argument("--device", help="cpu, cuda or cuda:N")
+    e.add_argument("--json", action="store_true", help="end with one line of JSON")
+    e.set_defaults(command=evaluate)
+
+    q = commands.add_parser("predict", help="label texts, one a line")
+    q.add_argument("model", metavar="MODEL", help="model folder")
+    q.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
+    q.add_argument("--proba", action="store_true", help="JSON of all probabilities, not one label")
+    q.add_argument("--device", help="cpu, cuda or cuda:N")
+    q.set_defaults(command=predict)
+
+    d = commands.add_parser("doctor", help="what runs where on this machine")
+    d.add_argument("--device", help="cuda: also try the GPU")
+    d.set_defaults(command=doctor)
+    return p
+
+
+TRAIN = "Without DATA it trains on the built-in last names, in under two minutes."
+DATA = "a .csv, .tsv, .jsonl or fastText file, a folder with one sub-folder a class, or names, tweets"
+
+
+def columns(p: argparse.ArgumentParser) -> None:
+    """Where texts and labels stand in a table."""
+    p.add_argument("--text-column", default="text", metavar="NAME", help="default: text")
+    p.add_argument("--label-column", default="label", metavar="NAME", help="default: label")
+
+
+# ------------------------------------------------------------------------------------- train
+
+
+def train(options: argparse.Namespace) -> None:
+    """Read, split, fit, measure, save, tell."""
+    from . import train as training
+    from .metrics import class_table, confusion_table
+    from .trained import check_replaceable
+
+    out = Path(options.out)
+    check_replaceable(out)
+    settings = settings_of(options)
+    tg.set_default_device(settings.device)
+    data = read(options.data, options)
+    test = read(options.valid, options) if options.valid else None
+    parts = training.split(data, test)
+    training.LabelSet.from_labels(parts.fit.labels, options.data).encode(parts.test)
+    say(
+        f"{options.data}: {len(data)} rows; {len(parts.fit)} train, {len(parts.stop)} stop early, "
+        f"{len(parts.test)} measure"
+    )
+    trained = training.train(parts, settings, progress=True, source=options.data)
+    result = training.evaluate(trained, parts.test)
+    trained.metrics |= {"test": result}
+    trained.save(out)
+    labels, confusion = trained.labels, training.np.array(result["confusion"])
+    print(class_table(labels, result))
+    print()
+    print(confusion_table(labels, confusion))
+    print()
+    print(f"accuracy {result['accuracy']:.4f}   macro F1 {result['macro_f1']:.4f}   ", end="")
+    print(f"(always the most frequent class: {result['majority']:.4f})")
+    epochs, seconds = trained.metrics["epochs"], trained.metrics["seconds"]
+    print(f"{epochs} epochs in {seconds:.0f} s; the model is in {out}")
+    if options.json:
+        summary = {k: result[k] for k in ("accuracy", "macro_f1", "loss")}
+        summary |= {"epochs": epochs, "seconds": round(seconds, 3), "model": str(out)}
+        print(json.dumps(summary))
+
+
+def settings_of(options: argparse.Namespace) -> Any:
+    """The settings that the user gave, over those that suit the data."""
+    from dataclasses import fields
+
+    from .datasets import BUILTIN, default_level
+    from .train import Settings
+
+    names = {f.name for f in fields(Settings)}
+    given = {k: v for k, v in vars(options).items() if k in names and v is not None}
+    if options.data in BUILTIN and not os.path.exists(options.data):
+        given.setdefault("level", default_level(options.data))
+    given.setdefault("device", tg.backend.default_device())
+    return Settings.for_level(given.pop("level", "word"), **given)
+
+
+def read(source: str, options: argparse.Namespace) -> Any:
+    """A labelled data set from the command line's arguments."""
+    from .readers import read_dataset
+
+    return read_dataset(source, options.text_column, options.label_column)
+
+
+# ------------------------------------------------------------------------ evaluate and predict
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Measure a model on labelled texts."""
+    from . import train as training
+    from .metrics import class_table, confusion_table
+    from .trained import TrainedClassifier
+
+    trained = TrainedClassifier.load(options.model, options.device)
+    result = training.evaluate(trained, read(options.data, options))
+    print(class_table(trained.labels, result))
+    print()
+    print(confusion_table(trained.labels, training.np.array(result["confusion"])))
+    print()
+    print(f"accuracy {result['accuracy']:.4f}   macro F1 {result['macro_f1']:.4f}   ", end="")
+    print(f"loss {result['loss']:.4f}   on {result['rows']} rows")
+    if options.json:
+        summary = {k: result[k] for k in ("accuracy", "macro_f1", "loss", "rows", "confusion")}
+        print(json.dumps(summary | {"labels": trained.labels, "model": options.model}))
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Answer every line with a label, or with the probabilities of all labels."""
+    from .trained import TrainedClassifier
+
+    trained = TrainedClassifier.load(options.model, options.device)
+    source = "standard input" if options.file == "-" else options.file
+    for texts in line_groups(options.file, source):
+        if options.proba:
+            answers = [
+                json.dumps({k: round(float(p), 6) for k, p in zip(trained.labels, row, strict=True)})
+                for row in trained.predict_proba(texts)
+            ]
+        else:
+            answers = trained.predict(texts)
+        print("\n".join(answers), flush=True)
+
+
+def line_groups(path: str, source: str, size: int = 1024) -> Iterator[list[str]]:
+    """The lines of a file as they arrive: what is there already makes up a group.
+
+    Somebody who types gets an answer to each line; a file is answered in large batches.
+    """
+    from .readers import decoded, unreadable
+
+    try:
+        stream: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
+    except OSError as e:
+        raise unreadable(source, e) from None
+    number, rest = 0, b""
+    with stream:
+        while True:
+            try:
+                chunk = stream.read1(1 << 16)  # type: ignore[attr-defined]
+            except OSError as e:
+                raise unreadable(source, e) from None
+            lines = (rest + chunk).split(b"\n") if b"\n" in chunk else [rest + chunk]
+            rest = lines.pop() if chunk else b""
+            lines = [line for line in lines if chunk or line]  # the file's end is no line
+            for start in range(0, len(lines), size):
+                group = []
+                for line in lines[start : start + size]:
+                    number += 1
+                    try:
+                        group.append(decoded(line.removesuffix(b"\r"), source, number))
+                    except InputError:
+                        if group:
+                            yield group  # what came before is answered before we give up
+                        raise
+                yield group
+            if not chunk:
+                return
+
+
+# ------------------------------------------------------------------------------------ doctor
+
+
+def doctor(options: argparse.Namespace) -> None:
+    """What runs where."""
+    import platform
+    from importlib import metadata
+
+    import numpy as np
+
+    from .parallel import cores
+
+    print(f"tinygrad_mha {tg.__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for name in ("numpy", "tqdm", "threadpoolctl", "safetensors", "faker"):
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name} is not installed")
+    from threadpoolctl import threadpool_info
+
+    for pool in threadpool_info():
+        print(f"BLAS: {pool['internal_api']} {pool['version']}, {pool['num_threads']} threads")
+    print(f"cores: {cores()}")
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((64, 64)), rng.standard_normal((64, 64))
+    right = np.allclose(tg.matmul(tg.Tensor(a), tg.Tensor(b)).numpy(), a @ b)
+    print(f"cpu: a matrix product is {'right' if right else 'WRONG'}")
+    if options.device and options.device != "cpu":
+        tg.set_default_device(options.device)
+        y = tg.matmul(tg.Tensor(a, device=options.device), tg.Tensor(b, device=options.device))
+        right = np.allclose(y.numpy(), a @ b)
+        print(f"{options.device}: a matrix product is {'right' if right else 'WRONG'}")
+    else:
+        print("cuda: not tried; try it with --device cuda")
+
+
+def say(message: str) -> None:
+    """A notice on standard error."""
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,564 @@
+"""Files -> rows of (text, label), and every way in which a file can be wrong.
+
+A format is a generator of `Row`s that reads its file line by line; `read_dataset` picks the format
+and collects the rows. Bytes become text in one place (`decoded_lines`), so NUL bytes, invalid
+UTF-8 and unreadable files are reported alike for every format.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import os
+import re
+import shlex
+import stat
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .errors import InputError, quoted
+
+FASTTEXT_PREFIX = "__label__"
+FORMATS = (
+    "a .csv, .tsv, .jsonl or fastText (.txt, .ft) file, or a folder with one sub-folder a class"
+)
+# The largest value that fits a C long everywhere (it has 32 bits on Windows).
+LONGEST_FIELD = 2**31 - 1
+
+
+@dataclass
+class Dataset:
+    """Texts with their labels, and where each of them came from.
+
+    Attributes
+    ----------
+    texts, labels : list of str
+        One entry a row. The label is "" where there is none.
+    lines : list of int
+        The line of the file on which the row starts, counted from 1; a running number where rows
+        are no lines.
+    source : str
+        The file, folder or built-in name, as the user gave it.
+    files : list of str, optional
+        The file of each row, where every row is a file of its own.
+
+    Examples
+    --------
+    >>> data = Dataset(["a fine day", "rain"], ["good", "bad"], [2, 3], "days.csv")
+    >>> len(data), data.where(1)
+    (2, 'days.csv, line 3')
+    """
+
+    texts: list[str]
+    labels: list[str]
+    lines: list[int]
+    source: str
+    files: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def where(self, i: int) -> str:
+        """The place of row `i`, as messages name it."""
+        if self.files is not None:
+            return self.files[i]
+        return f"{self.source}, line {self.lines[i]}"
+
+
+class Row(NamedTuple):
+    """One text, its label ("" if it has none), and the line and file it was found at."""
+
+    text: str
+    label: str
+    line: int
+    file: str
+
+
+def read_dataset(
+    source: str | os.PathLike[str],
+    text_column: str = "text",
+    label_column: str = "label",
+    labelled: bool = True,
+) -> Dataset:
+    """Read texts and labels from a file, a folder or a built-in set.
+
+    Parameters
+    ----------
+    source : str or path
+        A .csv, .tsv or .jsonl file; a fastText file (lines ``__label__x text``; suffix .txt or
+        .ft, or any other suffix if the first line starts so); a folder with one sub-folder a
+        class; or the name of a built-in set. What exists on disk wins over a name.
+    text_column, label_column : str
+        The columns of .csv and .tsv and the keys of .jsonl that hold the text and the label.
+    labelled : bool
+        False if rows may have no label (theirs is then ""). In a fastText file that is not
+        labelled every line is a text, blank lines too.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    InputError
+        If anything is wrong with the file; one line naming file, line and remedy.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "days.csv")
+    ...     _ = path.write_text("text,label\\na fine day,good\\nrain,bad\\n", encoding="utf-8")
+    ...     data = read_dataset(path)
+    >>> data.texts, data.labels, data.lines
+    (['a fine day', 'rain'], ['good', 'bad'], [2, 3])
+    """
+    path = os.fspath(source)
+    if not exists(path):
+        return builtin(path)
+    found = list(rows(path, text_column, label_column, labelled))
+    if not found:
+        raise InputError(nothing_in(path), source=path)
+    is_folder = os.path.isdir(path)
+    return Dataset(
+        texts=[row.text for row in found],
+        labels=[row.label for row in found],
+        lines=[row.line for row in found],
+        source=path,
+        files=[row.file for row in found] if is_folder else None,
+    )
+
+
+def rows(
+    path: str, text_column: str = "text", label_column: str = "label", labelled: bool = True
+) -> Iterator[Row]:
+    """The rows of the file or folder at `path`, one at a time, in the format its name says.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "days.txt")
+    ...     _ = path.write_text("__label__good a fine day\\n__label__bad rain\\n")
+    ...     [(row.label, row.text) for row in rows(str(path))]
+    [('good', 'a fine day'), ('bad', 'rain')]
+    """
+    if os.path.isdir(path):
+        return folder_rows(path)
+    if not os.path.isfile(path):
+        raise InputError("not a regular file; copy what it gives to a file first", source=path)
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".csv":
+        return table_rows(path, ",", text_column, label_column, labelled)
+    if suffix == ".tsv":
+        return table_rows(path, "\t", text_column, label_column, labelled)
+    if suffix == ".jsonl":
+        return json_rows(path, text_column, label_column, labelled)
+    if suffix in (".txt", ".ft") or looks_like_fasttext(path):
+        return fasttext_rows(path, labelled)
+    problem = f"no format goes with the suffix {quoted(suffix)}"
+    raise InputError(f"{problem}; give {FORMATS}", source=path)
+
+
+# --- bytes -> lines --------------------------------------------------------------------------
+
+
+def decoded_lines(path: str, universal: bool = False) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file with their numbers from 1, line ends kept, without its BOM.
+
+    A line ends at "\\n"; with `universal` also at "\\r" and "\\r\\n", as the csv module wants it.
+    Cutting before decoding is safe: no byte of a longer UTF-8 character equals a line end.
+    """
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            for chunk in file:
+                for raw in chunk.splitlines(keepends=True) if universal else [chunk]:
+                    number += 1
+                    yield number, decoded(raw, path, number)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def decoded(raw: bytes, path: str, number: int) -> str:
+    """One line as text, or what is wrong with its bytes."""
+    if number == 1:
+        refuse_utf16(raw, path)
+    nul = raw.find(0)
+    if nul >= 0:
+        raise InputError(
+            f"a NUL byte (byte {nul + 1} of the line); "
+            "the file is damaged or not UTF-8 text: remove the byte or save the file as UTF-8",
+            source=path,
+            line=number,
+        )
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"not valid UTF-8 (byte {error.start + 1} of the line, 0x{raw[error.start]:02x}); "
+            f"save the file as UTF-8, or convert it: {iconv('WINDOWS-1252', path)}",
+            source=path,
+            line=number,
+        ) from None
+    return text.removeprefix("\ufeff") if number == 1 else text
+
+
+def refuse_utf16(start: bytes, path: str) -> None:
+    """Spreadsheets export UTF-16; its mark at the start of the file gives it away."""
+    if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        name = "UTF-32"
+    elif start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        name = "UTF-16"
+    else:
+        return
+    raise InputError(
+        f"the file is {name}; save it as UTF-8, or convert it: {iconv(name, path)}",
+        source=path,
+        line=1,
+    )
+
+
+def iconv(encoding: str, path: str) -> str:
+    """The command that converts the file at `path`."""
+    stem, suffix = os.path.splitext(path)
+    old, new = shlex.quote(path), shlex.quote(f"{stem}.utf8{suffix}")
+    return f"iconv -f {encoding} -t UTF-8 {old} > {new}"
+
+
+def exists(path: str) -> bool:
+    """Whether there is something at `path`; an InputError if that cannot be told."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except ValueError:  # a NUL in the name: no file can be called that
+        return False
+    return True
+
+
+def unreadable(path: str, error: OSError) -> InputError:
+    """The operating system's refusal, with what to do about it."""
+    reason = (error.strerror or str(error)).lower()
+    remedy = "give another file"
+    if isinstance(error, PermissionError):
+        remedy = f"make it readable: chmod u+r {shlex.quote(path)}"
+    return InputError(f"cannot be read ({reason}); {remedy}", source=path)
+
+
+def nothing_in(path: str) -> str:
+    """Why a file gave no rows."""
+    if os.path.getsize(path) == 0:
+        return f"the file is empty; give {FORMATS}"
+    return "the file has no rows; add at least one text under the header, or one line a text"
+
+
+def builtin(name: str) -> Dataset:
+    """The built-in set called `name`; nothing exists on disk at that path."""
+    from .datasets import BUILTIN  # it needs Dataset, so it cannot be imported at the top
+
+    if name in BUILTIN:
+        return BUILTIN[name]()
+    names = " or ".join(sorted(BUILTIN))
+    raise InputError(
+        f"no such file, folder or built-in set; give {FORMATS}, or a built-in set: {names}",
+        source=name,
+    )
+
+
+# --- .csv and .tsv ---------------------------------------------------------------------------
+
+
+def table_rows(
+    path: str, delimiter: str, text_column: str, label_column: str, labelled: bool
+) -> Iterator[Row]:
+    """Rows of a table with a header; blank lines between rows do not count."""
+    records = table_records(path, delimiter)
+    try:
+        line, header = next(records)
+    except StopIteration:
+        return
+    refuse_other_delimiter(header, delimiter, path, line)
+    text_at = column(header, text_column, "--text-column", path, line)
+    label_at = None
+    if labelled or label_column in header:
+        label_at = column(header, label_column, "--label-column", path, line)
+    for line, record in records:
+        if len(record) == 1 < len(header) and not record[0].strip():
+            continue  # a line of blanks
+        if len(record) != len(header):
+            raise InputError(
+                f"{fields(len(record))}, but the header has {len(header)}; "
+                'put "quotes" around a field that holds a separator or a line break',
+                source=path,
+                line=line,
+            )
+        label = "" if label_at is None else record[label_at].strip()
+        if labelled:
+            check_label(label, f"in column {quoted(label_column)}", path, line)
+        yield Row(record[text_at], label, line, path)
+
+
+def table_records(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each record and the line it starts on.
+
+    The csv module refuses fields beyond a limit that holds for the whole process. It is raised,
+    never lowered again, so that two readers at a time cannot disturb each other.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
+    # strict: without it the csv module swallows the rest of the file after an unclosed quote
+    lines = (text for _, text in decoded_lines(path, universal=True))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            reached = f" (read up to line {reader.line_num})" if reader.line_num > line else ""
+            raise InputError(
+                f"a quoted field that starts in this row is not closed properly{reached}; "
+                'close it with one " and write every " inside it twice',
+                source=path,
+                line=line,
+            ) from None
+        if record:  # a blank line is a record without fields
+            yield line, record
+
+
+def refuse_other_delimiter(header: list[str], delimiter: str, path: str, line: int) -> None:
+    """One column whose name holds another separator: the file is of another kind."""
+    if len(header) > 1:
+        return
+    for other, remedy in (
+        ("\t", "name the file .tsv"),
+        (";", "save it separated by commas"),
+        (",", "name the file .csv"),
+    ):
+        if other != delimiter and other in header[0]:
+            raise InputError(
+                f"the header {quoted(header[0])} is one column, separated by {other!r} "
+                f"rather than {delimiter!r}; {remedy}",
+                source=path,
+                line=line,
+            )
+
+
+def column(header: list[str], name: str, option: str, path: str, line: int) -> int:
+    """The place of the column called `name`."""
+    count = header.count(name)
+    if count == 0:
+        raise missing_name("column", name, header, option, path, line)
+    if count > 1:
+        raise InputError(
+            f"{count} columns are called {quoted(name)}; rename all but one",
+            source=path,
+            line=line,
+        )
+    return header.index(name)
+
+
+def missing_name(
+    kind: str, name: str, names: Sequence[str], option: str, path: str, line: int
+) -> InputError:
+    """What to say when a column or key is not there: what is, and which one may be meant."""
+    folded = {other.strip().casefold(): other for other in names}
+    near = difflib.get_close_matches(name.strip().casefold(), folded, n=1)
+    remedy = f"pass {option} with one of them"
+    if near:
+        remedy = f"perhaps {option} {shlex.quote(folded[near[0]])}"
+    shown = ", ".join(quoted(other) for other in names[:20]) + (", …" if len(names) > 20 else "")
+    return InputError(
+        f"no {kind} {quoted(name)}; there is {shown or 'none at all'}: {remedy}",
+        source=path,
+        line=line,
+    )
+
+
+def fields(count: int) -> str:
+    return "1 field" if count == 1 else f"{count} fields"
+
+
+def check_label(label: str, place: str, path: str, line: int | None) -> None:
+    """A label is a word on one printable line: predictions are printed one a line."""
+    if not label:
+        raise InputError(f"no label {place}; fill it in or remove the row", source=path, line=line)
+    for c in label:
+        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp"):
+            raise InputError(
+                f"the label {quoted(label)} {place} holds {c!r}; "
+                "labels have no line breaks or control characters: rename it",
+                source=path,
+                line=line,
+            )
+
+
+# --- .jsonl ----------------------------------------------------------------------------------
+
+
+def json_rows(path: str, text_key: str, label_key: str, labelled: bool) -> Iterator[Row]:
+    """Rows of a file with one JSON object a line; blank lines are skipped."""
+    for line, content in decoded_lines(path):
+        if not content.strip():
+            continue
+        record = json_object(content, path, line)
+        if text_key not in record:
+            raise missing_name("key", text_key, list(record), "--text-column", path, line)
+        text = record[text_key]
+        if not isinstance(text, str):
+            raise InputError(
+                f"the text under {quoted(text_key)} is {json_kind(text)}; make it a string",
+                source=path,
+                line=line,
+            )
+        if labelled and label_key not in record:
+            raise missing_name("key", label_key, list(record), "--label-column", path, line)
+        label = json_label(record.get(label_key), label_key, labelled, path, line)
+        yield Row(text, label, line, path)
+
+
+def json_object(content: str, path: str, line: int) -> dict[str, Any]:
+    """The object on one line."""
+    remedy = "write one JSON object a line"
+    try:
+        record = json.loads(content.rstrip())
+    except json.JSONDecodeError as error:
+        problem = f"broken JSON at column {error.colno} ({error.msg[:1].lower()}{error.msg[1:]})"
+        raise InputError(f"{problem}; {remedy}", source=path, line=line) from None
+    except RecursionError:
+        problem = "JSON that is nested too deeply"
+        raise InputError(f"{problem}; {remedy}", source=path, line=line) from None
+    except ValueError as error:  # a number with more digits than Python turns into an int
+        raise InputError(f"broken JSON ({error}); {remedy}", source=path, line=line) from None
+    if not isinstance(record, dict):
+        raise InputError(f"{json_kind(record)}, not an object; {remedy}", source=path, line=line)
+    return record
+
+
+def json_label(value: object, key: str, labelled: bool, path: str, line: int) -> str:
+    """A label as text: strings as they are, integers and booleans as JSON writes them."""
+    if value is None and not labelled:
+        return ""
+    if isinstance(value, (bool, int)):
+        return json.dumps(value)
+    if isinstance(value, str):
+        label = value.strip()
+        if labelled:
+            check_label(label, f"under {quoted(key)}", path, line)
+        return label
+    raise InputError(
+        f"the label under {quoted(key)} is {json_kind(value)}; "
+        "make it a string, an integer or a boolean",
+        source=path,
+        line=line,
+    )
+
+
+def json_kind(value: object) -> str:
+    """What JSON calls a value, for messages."""
+    if value is None:
+        return "null"
+    kinds = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+    return kinds.get(type(value), "an object")
+
+
+# --- fastText --------------------------------------------------------------------------------
+
+LABELLED_LINE = re.compile(rf"[ \t]*{FASTTEXT_PREFIX}([^ \t]*)[ \t]*(.*)", re.DOTALL)
+ANOTHER_LABEL = re.compile(rf"(?:^|[ \t]){FASTTEXT_PREFIX}")
+
+
+def fasttext_rows(path: str, labelled: bool) -> Iterator[Row]:
+    """Rows of lines ``__label__x text``. Blank lines are skipped where labels are wanted."""
+    for line, content in decoded_lines(path):
+        content = content.rstrip("\r\n")
+        match = LABELLED_LINE.match(content)
+        if match is None and not labelled:
+            yield Row(content, "", line, path)
+        elif match is None and content.strip():
+            raise InputError(
+                f"no label; start the line with {FASTTEXT_PREFIX}x, x being the label",
+                source=path,
+                line=line,
+            )
+        elif match is not None:
+            label, text = match.groups()
+            if labelled:
+                check_label(label, f"after {FASTTEXT_PREFIX}", path, line)
+                refuse_second_label(text, path, line)
+            yield Row(text, label, line, path)
+
+
+def refuse_second_label(text: str, path: str, line: int) -> None:
+    """fastText takes every word with the prefix for a label; here a text has one label."""
+    if ANOTHER_LABEL.search(text):
+        raise InputError(
+            f"several {FASTTEXT_PREFIX} on one line; keep one label a text",
+            source=path,
+            line=line,
+        )
+
+
+def looks_like_fasttext(path: str) -> bool:
+    """Whether the first line that is not blank starts with a label."""
+    try:
+        with open(path, "rb") as file:
+            first = next((line for line in file if line.strip()), b"")
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(FASTTEXT_PREFIX.encode())
+
+
+# --- a folder with one sub-folder a class ----------------------------------------------------
+
+
+def folder_rows(path: str) -> Iterator[Row]:
+    """Every regular file of every sub-folder, sorted, so that the order is the same everywhere."""
+    labels = [name for name in visible(path) if os.path.isdir(os.path.join(path, name))]
+    if not labels:
+        raise InputError(
+            "a folder without sub-folders; make one sub-folder a class, with its texts as files",
+            source=path,
+        )
+    number = 0
+    for label in labels:
+        inside = os.path.join(path, label)
+        check_label(label, "(the folder's name)", inside, None)
+        texts = [name for name in visible(inside) if is_regular(os.path.join(inside, name))]
+        if not texts:
+            raise InputError(
+                "no text in this class; put its texts there as files, or remove the folder",
+                source=inside,
+            )
+        for name in texts:
+            number += 1
+            file = os.path.join(inside, name)
+            yield Row(whole_text(file), label, number, file)
+
+
+def visible(path: str) -> list[str]:
+    """The names in a folder, sorted, hidden ones left out."""
+    try:
+        return sorted(name for name in os.listdir(path) if not name.startswith("."))
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def is_regular(path: str) -> bool:
+    """A file, or a link to one. A broken link is reported, not passed over."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def whole_text(path: str) -> str:
+    """A file's text, without the line break that ends it."""
+    text = "".join(line for _, line in decoded_lines(path))
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,321 @@
+"""Training: from texts and labels to a :class:`TrainedClassifier`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+import tinygrad_mha as tg
+from tinygrad_mha import optim
+from tinygrad_mha.random import mask_stream
+
+from .errors import InputError
+from .metrics import confusion_matrix, scores
+from .parallel import Workers, cores
+from .readers import Dataset
+from .text import (
+    BucketedBatches,
+    LabelSet,
+    Vocabulary,
+    remove_duplicates,
+    stratified_split,
+    tokenize,
+)
+from .trained import TrainedClassifier, build_model
+
+
+class TrainingError(RuntimeError):
+    """The training itself failed, though its input was fine."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a training run depends on, beside its data."""
+
+    d_model: int = 64
+    h: int = 8
+    num_layers: int = 1
+    bidirectional: bool = True
+    dropout: float = 0.3
+    pooling: str = "mean"
+    level: str = "word"
+    min_count: int = 1
+    max_len: int = 256
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 3e-3
+    optimizer: str = "adamw"
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    warmup: float = 0.05  # share of all steps
+    label_smoothing: float = 0.0
+    word_dropout: float = 0.0  # probability that a token is replaced by <unk> in training
+    class_weight: str = "none"  # or "balanced"
+    early_stopping: int = 3  # epochs without a better validation loss; 0 never stops
+    seed: int = 0
+    workers: int = 0  # 0: the cores
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        positive = ("d_model", "h", "num_layers", "min_count", "max_len", "epochs", "batch_size")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("dropout", "word_dropout", "label_smoothing", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, it must be in [0, 1)")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"lr is {self.lr}, it must be a positive number")
+        if self.d_model % self.h:
+            raise InputError(
+                f"d_model {self.d_model} is not divisible by {self.h} heads; "
+                f"choose --heads or --d-model so that it is, {self.h * max(1, round(self.d_model / self.h))} say"
+            )
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"unknown optimizer {self.optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
+
+
+    @classmethod
+    def for_level(cls, level: str, **given: Any) -> Settings:
+        """The settings that suit words or characters, where ``given`` does not say otherwise."""
+        return cls(level=level, **{**SUITED[level], **given})
+
+
+# Chosen on the early-stopping part of the built-in sets, never on a test part. Words are many and
+# mostly rare, so they need more regularisation: rare ones count as unknown, and some are hidden.
+SUITED: dict[str, dict[str, Any]] = {
+    "char": {},
+    "word": {"min_count": 2, "word_dropout": 0.1, "epochs": 6, "lr": 1e-3},
+}
+
+OPTIMIZERS = {"adamw": optim.AdamW, "adam": optim.Adam, "sgd": optim.SGD}
+
+
+@dataclass
+class Split:
+    """The rows that train, those that early stopping looks at, and those that measure the result."""
+
+    fit: Dataset
+    stop: Dataset
+    test: Dataset
+
+
+def subset(data: Dataset, rows: Sequence[int] | np.ndarray) -> Dataset:
+    """Some rows of a data set."""
+
+    def pick(values: list) -> list:
+        return [values[i] for i in rows]
+
+    files = None if data.files is None else pick(data.files)
+    return Dataset(pick(data.texts), pick(data.labels), pick(data.lines), data.source, files)
+
+
+def split(data: Dataset, test: Dataset | None = None, seed: int = 0) -> Split:
+    """Remove duplicates, hold a fifth out as the test part, and a tenth of the rest to stop early.
+
+    With a ``test`` set of its own nothing is held out for that. Nothing has looked at any row
+    before: vocabulary and labels are made from the result.
+    """
+    data = remove_duplicates(data)
+    if test is None:
+        keep, out = stratified_split(data.texts, data.labels, 0.2, seed)
+        data, test = subset(data, keep), subset(data, out)
+    keep, out = stratified_split(data.texts, data.labels, 0.1, seed)
+    if not len(out) or not len(test):
+        raise InputError(
+            f"{len(data)} different texts are too few to hold any out; give more", source=data.source
+        )
+    return Split(subset(data, keep), subset(data, out), test)
+
+
+def train(
+    parts: Split,
+    settings: Settings,
+    progress: bool = False,
+    source: str = "",
+) -> TrainedClassifier:
+    """Fit a classifier to ``parts.fit``; keep the weights with the best loss on ``parts.stop``.
+
+    One seed and one number of workers give the same weights, bit for bit.
+    """
+    began = time.perf_counter()
+    settings = replace(settings, workers=settings.workers or cores())
+    labels = LabelSet.from_labels(parts.fit.labels, source or parts.fit.source)
+    fit_targets, stop_targets = labels.encode(parts.fit), labels.encode(parts.stop)
+    tokens = [tokenize(text, settings.level) for text in parts.fit.texts]
+    vocabulary = Vocabulary.build(tokens, settings.min_count)
+    fit_ids = [vocabulary.encode(t, settings.max_len) for t in tokens]
+
+    tg.manual_seed(settings.seed)
+    config: dict[str, Any] = {"training": asdict(settings)}
+    shape = ("d_model", "h", "num_layers", "bidirectional", "dropout", "pooling")
+    for key in (*shape, "level", "max_len"):
+        config[key] = config["training"].pop(key)
+    model = build_model(config, len(vocabulary), len(labels)).to(settings.device)
+    trained = TrainedClassifier(model, vocabulary, labels.names, config)
+    stop_ids = trained.encode(parts.stop.texts)
+
+    weight = class_weights(fit_targets, len(labels), settings.class_weight)
+    batches = BucketedBatches(fit_ids, fit_targets, settings.batch_size, seed=settings.seed)
+    run = Run(trained, settings, batches, weight)
+    best, best_loss, waited, history = model.state_dict(), float("inf"), 0, []
+    with Workers(settings.workers) as workers:
+        for epoch in range(settings.epochs):
+            said = run.epoch(epoch, workers, progress)
+            loss, accuracy = measure(trained, stop_ids, stop_targets, weight)
+            history.append({**said, "valid_loss": loss, "valid_accuracy": accuracy})
+            if progress:
+                _report(epoch, history[-1])
+            if loss < best_loss:
+                best, best_loss, waited = model.state_dict(), loss, 0
+            else:
+                waited += 1
+                if waited == settings.early_stopping:
+                    break
+    model.load_state_dict(best)
+    trained.metrics = {
+        "epochs": len(history),
+        "loss": best_loss,
+        "history": history,
+        "parameters": sum(p.size for p in model.parameters()),
+        "seconds": time.perf_counter() - began,
+    }
+    return trained
+
+
+class Run:
+    """The state of a training run between steps."""
+
+    def __init__(
+        self,
+        trained: TrainedClassifier,
+        settings: Settings,
+        batches: BucketedBatches,
+        weight: np.ndarray | None,
+    ) -> None:
+        self.model, self.settings, self.batches, self.weight = (
+            trained.model,
+            settings,
+            batches,
+            weight,
+        )
+        self.parameters = list(self.model.parameters())
+        options = {} if settings.optimizer == "sgd" else {"weight_decay": settings.weight_decay}
+        if settings.optimizer == "sgd":
+            options = {"momentum": 0.9}
+        self.optimizer = OPTIMIZERS[settings.optimizer](self.parameters, lr=settings.lr, **options)
+        total = len(batches) * settings.epochs
+        warmup = int(settings.warmup * total)
+        self.schedule = optim.WarmupCosine(self.optimizer, warmup=warmup, total=total)
+        self.step = 0
+
+    def epoch(self, epoch: int, workers: Workers, progress: bool) -> dict[str, float]:
+        """One pass over the training rows; returns what the progress bar showed last."""
+        from tqdm import tqdm
+
+        self.model.train()
+        loss_sum, hits, rows_seen, tokens, began = 0.0, 0, 0, 0, time.perf_counter()
+        bar = tqdm(
+            self.batches.epoch(epoch),
+            total=len(self.batches),
+            desc=f"epoch {epoch + 1}/{self.settings.epochs}",
+            disable=not progress,
+            leave=False,
+            mininterval=0.5,
+        )
+        for ids, lengths, targets, rows in bar:
+            loss, right = self.train_step(ids, lengths, targets, workers)
+            if not np.isfinite(loss):
+                raise TrainingError(
+                    f"the loss became {loss} at step {self.step} of epoch {epoch + 1}; "
+                    f"try a smaller --lr than {self.settings.lr:g}"
+                )
+            loss_sum += loss * len(rows)
+            hits, rows_seen, tokens = hits + right, rows_seen + len(rows), tokens + int(lengths.sum())
+            rate = tokens / (time.perf_counter() - began)
+            bar.set_postfix(
+                loss=f"{loss_sum / rows_seen:.3f}",
+                accuracy=f"{hits / rows_seen:.3f}",
+                tokens_s=f"{rate:,.0f}",
+                refresh=False,
+            )
+        return {
+            "train_loss": loss_sum / rows_seen,
+            "train_accuracy": hits / rows_seen,
+            "tokens_per_second": tokens / (time.perf_counter() - began),
+        }
+
+    def train_step(
+        self, ids: np.ndarray, lengths: np.ndarray, targets: np.ndarray, workers: Workers
+    ) -> tuple[float, int]:
+        """Gradients by all workers, clipped, one step of optimizer and schedule."""
+        s, step = self.settings, self.step
+        if s.word_dropout:
+            rng = np.random.default_rng((s.seed, 1, step))
+            drop = (rng.random(ids.shape) < s.word_dropout) & (ids != Vocabulary.PAD)
+            ids = np.where(drop, Vocabulary.UNKNOWN, ids)
+        scale = 1 / (len(targets) if self.weight is None else float(self.weight[targets].sum()))
+
+        def loss_of(part: slice) -> tuple[tg.Tensor, tuple[float, int]]:
+            with mask_stream(s.seed, step, part.start):
+                logits = self.model(ids[part], lengths[part])
+                loss = tg.cross_entropy(
+                    logits,
+                    targets[part],
+                    weight=self.weight,
+                    label_smoothing=s.label_smoothing,
+                    reduction="sum",
+                )
+            loss = loss * scale
+            right = (logits.numpy().argmax(axis=1) == targets[part]).sum()
+            return loss, (loss.item(), int(right))
+
+        said = workers.gradients(loss_of, self.parameters, len(targets))
+        optim.clip_grad_norm(self.parameters, s.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        return sum(loss for loss, _ in said), sum(right for _, right in said)
+
+
+def class_weights(targets: np.ndarray, classes: int, how: str) -> np.ndarray | None:
+    """For ``"balanced"``, n / (classes · count) for each class; None for ``"none"``."""
+    if how == "none":
+        return None
+    counts = np.bincount(targets, minlength=classes)
+    return (len(targets) / (classes * np.maximum(counts, 1))).astype(np.float32)
+
+
+def measure(
+    trained: TrainedClassifier, encoded: list, targets: np.ndarray, weight: np.ndarray | None
+) -> tuple[float, float]:
+    """Mean loss and accuracy on rows that do not train."""
+    logits = trained.logits(encoded)
+    loss = float(tg.cross_entropy(logits.astype(np.float64), targets, weight=weight))
+    return loss, float((logits.argmax(axis=1) == targets).mean())
+
+
+def evaluate(trained: TrainedClassifier, data: Dataset) -> dict[str, Any]:
+    """Accuracy, macro F1, loss, a table by class and the confusion matrix on labelled texts."""
+    labels = LabelSet(trained.labels)
+    targets = labels.encode(data)
+    logits = trained.logits(trained.encode(data.texts))
+    confusion = confusion_matrix(targets, logits.argmax(axis=1), len(labels))
+    loss = float(tg.cross_entropy(logits.astype(np.float64), targets))
+    return {**scores(confusion), "loss": loss, "rows": len(data), "confusion": confusion.tolist()}
+
+
+def _report(epoch: int, h: dict[str, float]) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(
+        f"epoch {epoch + 1:2d}  loss {h['train_loss']:.3f}  accuracy {h['train_accuracy']:.3f}  "
+        f"validation loss {h['valid_loss']:.3f}  accuracy {h['valid_accuracy']:.3f}  "
+        f"{h['tokens_per_second']:,.0f} tokens/s",
+        file=sys.stderr,
+    )

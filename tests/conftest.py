@@ -1,0 +1,68 @@
+"""What all tests share: how many examples Hypothesis draws, ``--long``, and a GPU or its double."""
+
+import contextlib
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parent / "cuda"))  # for strict_cupy
+import strict_cupy
+
+# The first two draw the same cases every time: a red run is red for everybody. The last explores.
+common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("default", max_examples=8, derandomize=True, **common)
+settings.register_profile("ci", max_examples=60, derandomize=True, **common)
+settings.register_profile("long", max_examples=400, **common)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        skip = pytest.mark.skip(reason="takes minutes: run with --long")
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(skip)
+
+
+def real_cupy_wanted():
+    """Whether the tests of the device should run on CuPy itself, not on the double."""
+    return bool(os.environ.get("TINYGRAD_MHA_REAL_CUPY")) and bool(
+        importlib.util.find_spec("cupy")
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cupy():
+    """The module ``cupy``: the strict double, for this test only, or the real one if asked for."""
+    if real_cupy_wanted():
+        yield importlib.import_module("cupy")
+    else:
+        with strict_cupy.installed() as double:
+            yield double
+
+
+@pytest.fixture
+def forbid_sync(cupy):
+    """A context manager inside which the host must not wait for the GPU."""
+    if cupy is strict_cupy.cupy:
+        return strict_cupy.forbid_sync
+    try:
+        import emu_counters  # the emulator counts what a GPU would only do more slowly
+    except ImportError:
+        return contextlib.nullcontext
+
+    @contextlib.contextmanager
+    def counted():
+        with emu_counters.count() as c:
+            yield
+        assert c.d2h == 0, f"copies to the host: {c}"
+
+    return counted
