@@ -7,5 +7,6 @@ from pathlib import Path
 section = Path(sys.argv[1]).read_text(encoding="utf-8").split("\n## Quick start\n")[1]
 section = section.split("\n## ")[0]
 commands = re.findall(r"^```\w*\n(.*?)\n```$", section, re.DOTALL | re.MULTILINE)
-assert len(commands) == 2 and not any("\n" in c for c in commands), "two blocks of one line each"
+if [c.count("\n") for c in commands] != [0, 0]:
+    sys.exit("Quick start should be two fenced blocks of one line each")
 print(commands[int(sys.argv[2]) - 1])

@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail("interrupted; nothing was written", 130)
     except OSError as e:
         place = f"{e.filename}: " if e.filename else ""
-        return fail(f"{place}{(e.strerror or str(e)).lower()}; free space or choose another place", 1)
+        return fail(
+            f"{place}{(e.strerror or str(e)).lower()}; free space or choose another place", 1
+        )
     except (MemoryError, RuntimeError) as e:
         return fail(str(e) or "out of memory; try a smaller --batch-size or --max-len", 1)
 
@@ -74,15 +76,24 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--optimizer", choices=("adamw", "adam", "sgd"), help="default: adamw")
     t.add_argument("--d-model", type=int, metavar="N", help="width of every layer (default: 64)")
     t.add_argument("--heads", type=int, dest="h", metavar="N", help="attention heads (default: 8)")
-    t.add_argument("--layers", type=int, dest="num_layers", metavar="N", help="of the LSTM (default: 1)")
+    t.add_argument(
+        "--layers", type=int, dest="num_layers", metavar="N", help="of the LSTM (default: 1)"
+    )
     t.add_argument("--bidirectional", action=argparse.BooleanOptionalAction, help="default: yes")
     t.add_argument("--dropout", type=float, metavar="P", help="probability")
     t.add_argument("--pooling", choices=("mean", "max", "last"), help="default: mean")
     t.add_argument("--max-len", type=int, metavar="N", help="tokens kept of a text (default: 256)")
     t.add_argument("--min-count", type=int, metavar="N", help="rarer tokens are unknown")
     t.add_argument("--class-weight", choices=("none", "balanced"), help="default: none")
-    t.add_argument("--early-stopping", type=int, metavar="N", help="epochs without progress before it stops (default: 3; 0: never)")  # fmt: skip
-    t.add_argument("--seed", type=int, metavar="N", help="of weights, order and dropout (default: 0)")
+    t.add_argument(
+        "--early-stopping",
+        type=int,
+        metavar="N",
+        help="epochs without progress before it stops (default: 3; 0: never)",
+    )
+    t.add_argument(
+        "--seed", type=int, metavar="N", help="of weights, order and dropout (default: 0)"
+    )
     t.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")
     t.add_argument("--json", action="store_true", help="end with one line of JSON")
     t.set_defaults(command=train)
@@ -109,7 +120,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 TRAIN = "Without DATA it trains on the built-in last names, in under two minutes."
-DATA = "a .csv, .tsv, .jsonl or fastText file, a folder with one sub-folder a class, or names, tweets"
+DATA = (
+    "a .csv, .tsv, .jsonl or fastText file, a folder with one sub-folder a class, or names, tweets"
+)
 
 
 def columns(p: argparse.ArgumentParser) -> None:
@@ -133,6 +146,7 @@ def train(options: argparse.Namespace) -> None:
     tg.set_default_device(settings.device)
     data = read(options.data, options)
     test = read(options.valid, options) if options.valid else None
+    training.LabelSet.from_labels(data.labels, options.data)  # one class only is told first
     parts = training.split(data, test)
     training.LabelSet.from_labels(parts.fit.labels, options.data).encode(parts.test)
     say(
@@ -211,7 +225,9 @@ def predict(options: argparse.Namespace) -> None:
     for texts in line_groups(options.file, source):
         if options.proba:
             answers = [
-                json.dumps({k: round(float(p), 6) for k, p in zip(trained.labels, row, strict=True)})
+                json.dumps(
+                    {k: round(float(p), 6) for k, p in zip(trained.labels, row, strict=True)}
+                )
                 for row in trained.predict_proba(texts)
             ]
         else:
@@ -267,7 +283,9 @@ def doctor(options: argparse.Namespace) -> None:
 
     from .parallel import cores
 
-    print(f"tinygrad_mha {tg.__version__}, Python {platform.python_version()}, {platform.platform()}")
+    print(
+        f"tinygrad_mha {tg.__version__}, Python {platform.python_version()}, {platform.platform()}"
+    )
     for name in ("numpy", "tqdm", "threadpoolctl", "safetensors", "faker"):
         try:
             print(f"{name} {metadata.version(name)}")

@@ -66,8 +66,6 @@ def confusion_table(labels: Sequence[str], confusion: np.ndarray, most: int = 8)
     for k in worst:
         i, j = divmod(int(k), len(labels))
         if wrong[i, j]:
-            share = wrong[i, j] / confusion[i].sum()
-            lines.append(
-                f"  {labels[i]} taken for {labels[j]}: {wrong[i, j]} times ({share:.0%} of {labels[i]})"
-            )
+            share = f"{wrong[i, j] / confusion[i].sum():.0%} of {labels[i]}"
+            lines.append(f"  {labels[i]} taken for {labels[j]}: {wrong[i, j]} times ({share})")
     return "\n".join(lines) if len(lines) > 1 else "no confusions"

@@ -12,7 +12,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from tinygrad_mha import Tensor, grad
 
@@ -23,7 +26,7 @@ _limit: Any = None
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread, for the whole process: the first one in sets it, the last out resets it."""
+    """BLAS on one thread, for the whole process: the first in sets it, the last out resets it."""
     global _users, _limit
     from threadpoolctl import threadpool_limits
 
@@ -53,7 +56,7 @@ def shards(rows: int, workers: int) -> list[slice]:
     """
     workers = max(1, min(workers, rows))
     ends = [-(-rows * k // workers) for k in range(workers + 1)]
-    return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 class Workers:
@@ -98,8 +101,11 @@ class Workers:
         """
 
         def one(part: slice) -> tuple[list[Tensor], Any]:
-            loss, said = loss_of(part)
-            return grad(loss, parameters), said
+            # A run that blows up is noticed by its loss, not by warnings of each operation. NumPy
+            # keeps this setting by thread.
+            with np.errstate(over="ignore", invalid="ignore"):
+                loss, said = loss_of(part)
+                return grad(loss, parameters), said
 
         results = self.map(one, shards(rows, self.count))
         for k, p in enumerate(parameters):

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-import tinygrad_mha as tg
 from tinygrad_mha import Tensor, nn
 from tinygrad_mha.backend import is_array, place_like, to_host
 from tinygrad_mha.tensor import value

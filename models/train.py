@@ -72,13 +72,15 @@ class Settings:
         if not 0 < self.lr < float("inf"):
             raise InputError(f"lr is {self.lr}, it must be a positive number")
         if self.d_model % self.h:
+            near = self.h * max(1, round(self.d_model / self.h))
             raise InputError(
                 f"d_model {self.d_model} is not divisible by {self.h} heads; "
-                f"choose --heads or --d-model so that it is, {self.h * max(1, round(self.d_model / self.h))} say"
+                f"choose another --heads, or --d-model {near}"
             )
         if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"unknown optimizer {self.optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
-
+            raise InputError(
+                f"unknown optimizer {self.optimizer!r}; choose from {', '.join(OPTIMIZERS)}"
+            )
 
     @classmethod
     def for_level(cls, level: str, **given: Any) -> Settings:
@@ -98,7 +100,7 @@ OPTIMIZERS = {"adamw": optim.AdamW, "adam": optim.Adam, "sgd": optim.SGD}
 
 @dataclass
 class Split:
-    """The rows that train, those that early stopping looks at, and those that measure the result."""
+    """The rows that train, those that early stopping looks at, those that measure the result."""
 
     fit: Dataset
     stop: Dataset
@@ -128,7 +130,8 @@ def split(data: Dataset, test: Dataset | None = None, seed: int = 0) -> Split:
     keep, out = stratified_split(data.texts, data.labels, 0.1, seed)
     if not len(out) or not len(test):
         raise InputError(
-            f"{len(data)} different texts are too few to hold any out; give more", source=data.source
+            f"{len(data)} different texts are too few to hold any out; give more",
+            source=data.source,
         )
     return Split(subset(data, keep), subset(data, out), test)
 
@@ -156,7 +159,8 @@ def train(
     shape = ("d_model", "h", "num_layers", "bidirectional", "dropout", "pooling")
     for key in (*shape, "level", "max_len"):
         config[key] = config["training"].pop(key)
-    model = build_model(config, len(vocabulary), len(labels)).to(settings.device)
+    model = build_model(config, len(vocabulary), len(labels))
+    model.to(settings.device)
     trained = TrainedClassifier(model, vocabulary, labels.names, config)
     stop_ids = trained.encode(parts.stop.texts)
 
@@ -236,7 +240,11 @@ class Run:
                     f"try a smaller --lr than {self.settings.lr:g}"
                 )
             loss_sum += loss * len(rows)
-            hits, rows_seen, tokens = hits + right, rows_seen + len(rows), tokens + int(lengths.sum())
+            hits, rows_seen, tokens = (
+                hits + right,
+                rows_seen + len(rows),
+                tokens + int(lengths.sum()),
+            )
             rate = tokens / (time.perf_counter() - began)
             bar.set_postfix(
                 loss=f"{loss_sum / rows_seen:.3f}",
@@ -276,8 +284,9 @@ class Run:
             return loss, (loss.item(), int(right))
 
         said = workers.gradients(loss_of, self.parameters, len(targets))
-        optim.clip_grad_norm(self.parameters, s.clip)
-        self.optimizer.step()
+        with np.errstate(over="ignore", invalid="ignore"):
+            optim.clip_grad_norm(self.parameters, s.clip)
+            self.optimizer.step()
         self.schedule.step()
         self.step += 1
         return sum(loss for loss, _ in said), sum(right for _, right in said)

@@ -116,7 +116,9 @@ class TrainedClassifier:
         """Read a folder that :meth:`save` wrote; InputError for any other."""
         place = Path(folder)
         if not place.is_dir():
-            raise InputError("no such model folder; train one: tinygrad-mha train", source=str(place))
+            raise InputError(
+                "no such model folder; train one: tinygrad-mha train", source=str(place)
+            )
         config = _config(place / "config.json")
         vocabulary = Vocabulary.from_json(_read(place / "vocab.json"), str(place / "vocab.json"))
         labels = config.pop("labels")
@@ -132,7 +134,8 @@ class TrainedClassifier:
         if device is not None:
             model.to(device)
         metrics = _read(place / "metrics.json")
-        return cls(model.eval(), vocabulary, labels, config, metrics if metrics else {})
+        model.eval()
+        return cls(model, vocabulary, labels, config, metrics if metrics else {})
 
 
 def build_model(config: dict, vocab_size: int, classes: int, source: str = "") -> TextClassifier:
@@ -172,7 +175,9 @@ def _read(path: Path) -> Any:
             source=str(path),
         ) from None
     except (ValueError, RecursionError):
-        raise InputError("is not valid JSON; the file is damaged: train again", source=str(path)) from None
+        raise InputError(
+            "is not valid JSON; the file is damaged: train again", source=str(path)
+        ) from None
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -9,14 +9,16 @@ import gc
 import re
 import weakref
 from functools import partial
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import numpy as np
 import pytest
-import tinygrad_mha as tg
 from cases import CASES
 from hypothesis import given, settings
+
+import tinygrad_mha as tg
 from tinygrad_mha import REGISTRY, Op, Tensor, gradcheck
+from tinygrad_mha.backend import xp
 from tinygrad_mha.tensor import backpropagate, history, value, wanted
 
 # The weight of a case is its running time; the heavy ops get fewer of them.
@@ -75,7 +77,8 @@ def gradients(ys, vs, xs, create_graph=False):
     roots = [(y, v) for y, v in zip(ys, vs, strict=True) if wanted(y)]
     xs = [x for x in xs if wanted(x)]
     found = backpropagate(roots, xs, create_graph)
-    return [np.asarray(value(found[x])) if x in found else np.zeros(x.shape, x.dtype) for x in xs]
+    ds = [value(found[x]) if x in found else xp(x.data).zeros_like(x.data) for x in xs]
+    return [np.asarray(d) if isinstance(d, np.generic) else d for d in ds]
 
 
 def run(f, args, params, dtype=np.float64, create_graph=False):
@@ -150,14 +153,13 @@ def test_the_fast_path_is_one_node(op, args, params):
         called.append(self.name)
         return call(self, *args, **params)
 
-    call, reference = Op.__call__, op.reference
+    call = Op.__call__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Op, "__call__", spy)
         patch.setattr(op, "reference", lambda *a, **k: called.append("the reference"))
         ys = outputs(op(*xs, **params))
         assert {t.node for t in history(ys)} == {ys[0].node}
         gradients(ys, cotangents(ys), xs)
-    assert reference is op.reference
     # sum_to belongs to the engine: it undoes a broadcast
     assert [name for name in called if name != "sum_to"] == [op.name]
 
@@ -230,51 +232,218 @@ def test_the_default_dtype_is_not_in_the_numbers(op, args, params):
         assert_same_bits(single, double)
 
 
-# These look at numbers on the host, and so must wait for the GPU.
-WAITS = {
-    "getitem": "the shape of x[mask] depends on the mask",
-    "scatter": "so does where its values go",
-}
 # These arguments stay on the host, where they are checked before they are sent.
-HOST_ARGUMENTS = {("embedding", 0), ("cross_entropy", 1)}
+ON_THE_HOST = {("embedding", 0), ("cross_entropy", 1)}
 
 
-def on_device(cupy, name, args, params):
+def on_device(cupy, op, args, params):
+    """The same call for the GPU."""
+
     def send(a):
         if isinstance(a, tuple):
             return tuple(map(send, a))
         return cupy.asarray(a) if isinstance(a, np.ndarray) else a
 
-    args = [a if (name, k) in HOST_ARGUMENTS else send(a) for k, a in enumerate(args)]
+    args = [a if (op.name, k) in ON_THE_HOST else send(a) for k, a in enumerate(args)]
     params = {k: v if k == "lengths" else send(v) for k, v in params.items()}
-    if name == "to":
-        params = {"device": "cuda"}
-    return args, params
+    return args, {"device": "cuda"} if op.name == "to" else params
+
+
+def has_to_wait(op, params):
+    """Whether the call must wait for the GPU: the shape of x[mask] depends on the mask's values."""
+    key = params.get("key")
+    parts = key if isinstance(key, tuple) else (key,)
+    return any(str(getattr(part, "dtype", None)) == "bool" for part in parts)
+
+
+def check_on_device(op, args, params, cupy, forbid_sync, create_graph):
+    if not any(map(is_float, args)):
+        return
+    want = run(op, args, params, create_graph=create_graph)
+    vs = [cupy.asarray(v) for v in cotangents(outputs(op(*args, **params)))]
+    args, params = on_device(cupy, op, args, params)
+    xs = [
+        Tensor(a, True) if isinstance(a, cupy.ndarray) and a.dtype.kind == "f" else a for a in args
+    ]
+    with contextlib.nullcontext() if has_to_wait(op, params) else forbid_sync():
+        ys = outputs(op(*xs, **params))
+        ds = gradients(ys, vs, xs, create_graph)
+    got = [*(y.data for y in ys), *ds]
+    assert all(isinstance(a, cupy.ndarray) for a in got)
+    assert_close([cupy.asnumpy(a) for a in got], want)
 
 
 @over(REGISTRY)
 def test_same_numbers_on_the_device(op, args, params, cupy, forbid_sync):
     """On CuPy or its double: forward and backward, without once waiting for the GPU."""
-    want = run(op, args, params)
-    args, params = on_device(cupy, op.name, args, params)
-    xs = [Tensor(a, True) if hasattr(a, "dtype") and a.dtype.kind == "f" else a for a in args]
-    if not any(wanted(x) for x in xs):
-        return
-    shapes = [y.shape for y in outputs(op(*xs, **params))]
-    vs = [cupy.asarray(v) for v in cotangents([np.zeros(s) for s in shapes])]
-    with contextlib.nullcontext() if op.name in WAITS else forbid_sync():
+    check_on_device(op, args, params, cupy, forbid_sync, create_graph=False)
+
+
+@over(REGISTRY, share=0.5)
+def test_same_numbers_on_the_device_when_recorded(op, args, params, cupy, forbid_sync):
+    """The way to the second order: the backward pass itself is recorded."""
+    check_on_device(op, args, params, cupy, forbid_sync, create_graph=True)
+
+
+# ------------------------------------------------------------------------------------ memory
+
+
+@over(REGISTRY)
+def test_nobody_shares_memory(op, args, params):
+    """The gradients of the leaves lie apart from each other, from g, the inputs and the results;
+    and overwriting them does not change what a second backward computes."""
+    xs = tracked(args)
+    leaves = [x for x in xs if wanted(x)]
+    ys = outputs(op(*xs, **params))
+    vs = [np.array(v) for v in cotangents(ys)]
+    for create_graph in (False, True):
+        ds = []
+        for y, v in zip(ys, vs, strict=True):
+            for x in leaves:
+                x.grad = None
+            if wanted(y):
+                ds += tg.grad(y, leaves, v, create_graph, allow_unused=True)
+                y.backward(v, create_graph=create_graph, retain_graph=True)
+            ds += [x.grad for x in leaves]
+        ds = [d.data for d in ds if d is not None]
+        others = [*vs, *(y.data for y in ys), *(x.data for x in leaves)]
+        for k, d in enumerate(ds):
+            assert not any(np.shares_memory(d, other) for other in (*ds[:k], *others))
+    before = gradients(ys, vs, xs)
+    kept = [d.copy() for d in before]
+    for y, v in zip(ys, vs, strict=True):
+        if wanted(y):
+            for d in tg.grad(y, leaves, v, allow_unused=True):
+                if d is not None:
+                    d.data[...] = np.nan
+    assert_same_bits(gradients(ys, vs, xs), kept)
+
+
+@over(REGISTRY, share=0.5)
+def test_the_graph_is_freed_at_once(op, args, params):
+    """No cycles: memory comes back with the last name, or with backward(), not at the next gc."""
+    leaves = tracked(args)
+    gc.disable()
+    try:
+        for create_graph in (False, True):
+            xs = [x * 1.0 if wanted(x) else x for x in leaves]
+            ys = outputs(op(*xs, **params))
+            vs = cotangents(ys)
+            gone = [weakref.ref(x) for x in xs if wanted(x)] + [weakref.ref(y) for y in ys]
+            gone += [weakref.ref(x.data) for x in xs if wanted(x)]
+            ds = gradients(ys, vs, leaves, create_graph)
+            if op.name == "identity":
+                gone = gone[:2]  # its result is the array of its input
+            del xs, ys, ds
+            assert [r() for r in gone if r() is not None] == []
+        xs = [x * 1.0 if wanted(x) else x for x in leaves]
+        inner = [weakref.ref(x) for x in xs if wanted(x)]
         ys = outputs(op(*xs, **params))
-        ds = [d for d in tg_gradients(ys, vs, xs) if d is not None]
-    got = [*(y.data for y in ys), *ds]
-    assert all(isinstance(a, cupy.ndarray) for a in got)
-    zeros = len(want) - len(got)  # gradients that nothing contributes to
-    want = want if not zeros else [w for w in want if w.any() or w.size == 0][: len(got)]
-    if not zeros:
-        assert_close([cupy.asnumpy(a) for a in got], want)
+        roots = [(y, v) for y, v in zip(ys, vs, strict=True) if wanted(y)]
+        del xs
+        backpropagate(roots, None, False, release=True)
+        assert [r() for r in inner if r() is not None] == []  # though the results still live
+    finally:
+        gc.enable()
 
 
-def tg_gradients(ys, vs, xs, create_graph=False):
-    roots = [(y, v) for y, v in zip(ys, vs, strict=True) if wanted(y)]
-    xs = [x for x in xs if wanted(x)]
-    found = backpropagate(roots, xs, create_graph)
-    return [found.get(x) for x in xs]
+# --------------------------------------------------------------------- what may be an argument
+
+
+@over(REGISTRY)
+def test_constants_in_any_argument(op, args, params):
+    """Plain arrays and Tensors that want no gradient, anywhere among the arguments, do not change
+    the gradients of the others, and get none."""
+    everything = dict(
+        zip([k for k, a in enumerate(args) if is_float(a)], [None] * 99, strict=False)
+    )
+    xs = tracked(args)
+    ys = outputs(op(*xs, **params))
+    vs = cotangents(ys)
+    for create_graph in (False, True):
+        full = dict(zip(everything, gradients(ys, vs, xs, create_graph), strict=True))
+        for k in full:
+            for make in (np.copy, Tensor):
+                some = [
+                    a if not is_float(a) else Tensor(a, True) if j == k else make(a)
+                    for j, a in enumerate(args)
+                ]
+                zs = outputs(op(*some, **params))
+                assert_close([z.data for z in zs], [y.data for y in ys])
+                assert_close(gradients(zs, vs, some, create_graph), [full[k]])
+    for z in outputs(op(*(Tensor(a) if is_float(a) else a for a in args), **params)):
+        assert not wanted(z)
+
+
+@over(REGISTRY)
+def test_plain_arrays_in_plain_arrays_out(op, args, params):
+    """Without a Tensor among the arguments an op is just a function of arrays."""
+    ys = outputs(op(*args, **params))
+    assert all(type(y) is np.ndarray for y in ys)
+    zs = outputs(op(*tracked(args), **params))
+    if any(map(is_float, args)):
+        assert all(type(z) is Tensor for z in zs)
+        assert_same_bits(ys, [z.data for z in zs])
+    with tg.no_grad():
+        assert not any(wanted(z) for z in outputs(op(*tracked(args), **params)))
+
+
+# One Tensor in several arguments: x (3, 3) of numbers between 0.5 and 2, without ties.
+SHARED = {
+    "add": lambda x: tg.add(x, x),
+    "sub": lambda x: tg.sub(x, x),
+    "mul": lambda x: tg.mul(x, x),
+    "div": lambda x: tg.div(x, x),
+    "pow": lambda x: tg.pow(x, x),
+    "matmul": lambda x: tg.matmul(x, x),
+    "maximum": lambda x: tg.maximum(x, x),
+    "minimum": lambda x: tg.minimum(x, x),
+    "where": lambda x: tg.where(value(x) > 1, x, x),
+    "concatenate": lambda x: tg.concatenate(x, x, x, axis=1),
+    "stack": lambda x: tg.stack(x, x, x, axis=1),
+    "layer_norm": lambda x: tg.layer_norm(x, x, x),
+    "scaled_dot_product_attention": lambda x: tg.scaled_dot_product_attention(x, x, x),
+    "lstm": lambda x: tg.lstm(
+        x.reshape(3, 3, 1), x[:, :1], x[:, :1], w := x[:2, :2].reshape(4, 1), w, w[:, 0], w[:, 0]
+    ),
+}
+SINGLE = {"masked_fill", "cross_entropy", "embedding"}  # the other argument is never a gradient's
+
+
+def test_every_op_of_several_arguments_is_shared():
+    several = {n for n, op in REGISTRY.items() if op.arity != 1}
+    assert set(SHARED) == several - SINGLE
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_one_tensor_in_several_arguments(name):
+    """Every use sends its own gradient, also the second time."""
+    x = np.random.default_rng(0).permutation(9).reshape(3, 3) / 6 + 0.5
+    assert gradcheck(SHARED[name], [x], order=2)
+
+
+# --------------------------------------------------------------------------- the test machinery
+
+
+def test_a_wrong_rule_is_caught():
+    """The certificate itself works: of these rules for a product, only the right one passes."""
+    rules = {
+        "right": (lambda g, y, a, b: g * b, lambda g, y, a, b: g * a),
+        "sign": (lambda g, y, a, b: -g * b, lambda g, y, a, b: g * a),
+        "swapped": (lambda g, y, a, b: g * a, lambda g, y, a, b: g * b),
+        "zero": (lambda g, y, a, b: g * b * 0, lambda g, y, a, b: g * a),
+        "forgotten": (lambda g, y, a, b: g * b, lambda g, y, a, b: (g * a)[0]),
+        "order 2": (lambda g, y, a, b: g * value(b), lambda g, y, a, b: g * value(a)),
+    }
+    passed = []
+    for name, pair in rules.items():
+
+        @tg.primitive(*pair, registry={})
+        def product(a, b):
+            return a * b
+
+        rng = np.random.default_rng(0)
+        with contextlib.suppress(tg.GradientError):
+            gradcheck(product, [rng.standard_normal((2, 3)), rng.standard_normal(3)], order=2)
+            passed.append(name)
+    assert passed == ["right"]

@@ -57,7 +57,7 @@ def test_padding_order_and_company_change_nothing(options):
     for name, g in gradients.items():
         np.testing.assert_allclose(mixed_gradients[name], g, rtol=0, atol=1e-12, err_msg=name)
 
-    summed = {name: 0 for name in gradients}
+    summed = dict.fromkeys(gradients, 0)
     for i, text in enumerate(TEXTS):  # each alone
         alone, alone_gradients = run(model, [text], max(1, len(text)), v[i : i + 1])
         np.testing.assert_allclose(alone[0], logits[i], rtol=0, atol=1e-12)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .backend import is_array, place_like, xp
 from .dropout import _mask
-from .primitives import mT, masked_fill, matmul, mul
+from .primitives import masked_fill, matmul, mT, mul
 from .random import next_mask
 from .sampling import normal
 from .softmax import softmax_into, softmax_reference

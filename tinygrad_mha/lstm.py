@@ -42,7 +42,7 @@ def lstm_reference(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None,
 
 def _real(x, lengths):
     """(T, B, 1) booleans: False at pads."""
-    m, (steps, batch) = xp(x), x.shape[:2]
+    steps, batch = x.shape[:2]
     ends = np.full(batch, steps) if lengths is None else _lengths(lengths, steps, batch)
     return place_like((np.arange(steps)[:, None] < ends)[..., None], x)
 
@@ -81,7 +81,7 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, reverse=F
     once, before the loop; inside it only the recurrence itself is left.
     """
     _check(x, h0, c0, w_ih, w_hh, b_ih, b_hh)
-    m, n, size = xp(x), w_hh.shape[1], x.shape[2]
+    m, n = xp(x), w_hh.shape[1]
     plan = plan_steps(x, lengths, reverse)
     halves, order_of_gates = _halves(w_hh), _IFOG
     tokens = plan.pack(x)  # (N, I)
@@ -223,7 +223,7 @@ def plan_steps(x, lengths, reverse) -> Plan:
     times = range(steps - 1, -1, -1) if reverse else range(steps)
     stretches = [(slice(int(starts[t]), int(starts[t + 1])), int(running[t])) for t in times]
 
-    # Row j of step t came from row j of the step before, or from the initial state if there is none.
+    # Row j of step t came from row j of the step before, or else from the initial state.
     t_of = np.repeat(np.arange(steps), running)
     text = np.arange(starts[-1]) - starts[t_of]
     came = t_of + (1 if reverse else -1)

@@ -243,7 +243,7 @@ class Module:
         unexpected = [name for name in state if name not in wanted]
         arrays: dict[str, np.ndarray] = {}
         wrong = []
-        for name in wanted.keys() & state.keys():
+        for name in (name for name in wanted if name in state):
             try:
                 arrays[name] = a = _host_array(state[name])
             except (TypeError, ValueError) as e:
@@ -251,7 +251,7 @@ class Module:
                 continue
             if a.shape != wanted[name].shape:
                 wrong.append(f"{name} is {a.shape}, should be {wanted[name].shape}")
-        problems = [f"wrong: {'; '.join(sorted(wrong))}"] if wrong else []
+        problems = [f"wrong: {'; '.join(wrong)}"] if wrong else []
         if strict and unexpected:
             problems.insert(0, f"unexpected: {', '.join(map(str, unexpected))}")
         if strict and missing:

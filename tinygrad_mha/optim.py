@@ -351,7 +351,7 @@ class Adam(Optimizer):
             for piece in pieces(*arrays):
                 self._move(piece, state["step"], group)
             return
-        rows = m.flatnonzero(g.reshape(len(g), -1).any(axis=1))
+        rows = m.flatnonzero(g.any(axis=tuple(range(1, g.ndim))))
         copies = [a[rows] for a in arrays]
         self._move(copies, state["step"], group)
         for k in (0, 2, 3):

@@ -1,9 +1,9 @@
 """Chapter 2, the formula table: one rule per argument, easy ones first.
 
-A rule ``(g, y, *inputs, **params)`` turns ``g``, the gradient of the output ``y``, into the gradient of
-one input. Rules are written in operators and in the ops of this page, which mean the same on
-arrays and on Tensors; that is why every primitive can be differentiated as often as one likes.
-What a rule takes from ``value(...)`` is a constant to it: a mask, a shape, a sign.
+A rule ``(g, y, *inputs, **params)`` turns ``g``, the gradient of the output ``y``, into the
+gradient of one input. Rules are written in operators and in the ops of this page, which mean the
+same on arrays and on Tensors; that is why every primitive can be differentiated as often as one
+likes. What a rule takes from ``value(...)`` is a constant to it: a mask, a shape, a sign.
 """
 
 from __future__ import annotations
@@ -291,7 +291,10 @@ def getitem(x, *, key):
 
 @primitive(lambda g, y, x, key, shape: g[key], sample=normal((2,), key=1, shape=(3, 2)))
 def scatter(x, *, key, shape):
-    """Zeros of ``shape``, with x added at the key (twice where it names a place twice).  dx = g[key]"""
+    """Zeros of ``shape``, with x added at the key, twice where it names a place twice.
+
+    dx = g[key]
+    """
     m = xp(x)
     y = m.zeros(shape, x.dtype)
     if is_basic(key):
@@ -477,7 +480,7 @@ def _reshape(x: Tensor, *shape: Any) -> Tensor:
 
 
 def _transpose(x: Tensor, *axes: Any) -> Tensor:
-    """``x.transpose()`` reverses the axes; ``x.transpose(1, 0)`` and ``x.transpose((1, 0))`` order them."""
+    """``x.transpose()`` reverses the axes, ``x.transpose(1, 0)`` orders them, as does a tuple."""
     axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
     return transpose(x, axes=axes or None)
 

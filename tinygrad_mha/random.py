@@ -61,7 +61,7 @@ def normal(shape: tuple[int, ...]) -> np.ndarray:
 
 @contextmanager
 def mask_stream(seed: int, step: int, first_row: int = 0) -> Any:
-    """Inside, the masks are those of one training step, for a batch that begins at ``first_row``."""
+    """Inside, the masks are those of one step, for a batch that begins at ``first_row``."""
     s = _stream
     before = s.seed, s.step, s.layer, s.first_row
     s.seed, s.step, s.layer, s.first_row = seed, step, 0, first_row

@@ -181,7 +181,7 @@ def _rows(logits, targets, ignore_index):
 
 
 def _goal_distribution(rows, goal, weight, smoothing, ignore_index):
-    """``q`` (N, C) of the docstring above, and the Σ w_t that ``"mean"`` divides by (1 if it is 0)."""
+    """``q`` (N, C) of the docstring above, and the Σ w_t that ``"mean"`` divides by (1 for 0)."""
     m, (n, classes) = xp(rows), rows.shape
     counts = m.ones(n, rows.dtype) if ignore_index is None else (goal != ignore_index)
     w = m.ones(classes, rows.dtype) if weight is None else value(weight).astype(rows.dtype)

@@ -414,7 +414,9 @@ class Op:
         ]
         return kind(f"{self.name}: {error} [{', '.join(what)}]")
 
-    def pull(self, node: Node, y: Tensor, g: Any, wants: list[bool], create_graph: bool) -> Sequence:
+    def pull(
+        self, node: Node, y: Tensor, g: Any, wants: list[bool], create_graph: bool
+    ) -> Sequence:
         """dL/dinput for each input that is wanted, given ``g`` = dL/doutput of ``node``."""
         if self.reference is None:
             xs: Sequence = node.inputs

@@ -2,12 +2,12 @@
 
     with strict_cupy.installed():          # `import cupy` gives the double
         x = cupy.asarray(host)
-        with strict_cupy.forbid_sync():    # float(), .item(), if, x[mask] ... raise SyncError in here
+        with strict_cupy.forbid_sync():    # float(), .item(), if, x[mask] ... raise SyncError
             train_step()
         print(strict_cupy.stats)           # {'ops': ..., 'h2d': ..., 'd2h': ..., 'sync': ...}
 
-It fails where CuPy fails (a NumPy operand, a function or keyword that CuPy lacks: cupy_api.json) and
-in a few places where CuPy works but should not be asked to: repeated indices in an assignment,
+It fails where CuPy fails (a NumPy operand, a name or keyword that CuPy lacks: cupy_api.json) and in
+a few places where CuPy works but should not be asked to: repeated indices in an assignment,
 ``np.exp(device_array)``. It knows no kernels, streams or memory; CuPy itself has the last word.
 """
 
@@ -78,7 +78,7 @@ def _inner_all(arguments, keywords):
 
 
 def _outer(result):
-    """Every array and every NumPy scalar becomes an array of the double: reductions give 0-d arrays."""
+    """Every array and NumPy scalar becomes an array of the double: reductions give 0-d arrays."""
     if isinstance(result, (np.ndarray, np.generic)):
         return ndarray(np.asarray(result))
     if isinstance(result, (tuple, list)):
@@ -110,7 +110,8 @@ def _check_keywords(name, parameters, keywords):
     for keyword in keywords:
         if keyword not in known:
             raise TypeError(
-                f"cupy.{name}() got an unexpected keyword argument {keyword!r} (cupy {API['version']} lacks it)"
+                f"cupy.{name}() got an unexpected keyword argument {keyword!r} "
+                f"(cupy {API['version']} lacks it)"
             )
 
 
@@ -165,7 +166,7 @@ def _property(name):
 
 class ndarray:
     __module__ = "cupy"  # by this name the engine knows a device array
-    __slots__ = ("_array", "__weakref__")
+    __slots__ = ("__weakref__", "_array")
     __array_ufunc__ = (
         None  # np.exp(x) and numpy_array + x fail; CuPy lets some np.f(x) pass silently
     )
@@ -187,7 +188,8 @@ class ndarray:
     # ---- to the host: by name only, and counted
     def __array__(self, *_, **__):
         raise TypeError(
-            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct "
+            "a NumPy array explicitly."
         )
 
     def __array_function__(self, f, *_):
@@ -278,14 +280,28 @@ class ndarray:
         self._array[index] = _inner(value)
 
 
-for _name in "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split():
+for _name in [
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+]:
     setattr(ndarray, f"__{_name}__", _binary(f"__{_name}__"))
     setattr(ndarray, f"__r{_name}__", _binary(f"__r{_name}__"))
     if _name != "matmul":  # CuPy has no __imatmul__: a @= b makes a new array
         setattr(ndarray, f"__i{_name}__", _in_place(f"__i{_name}__"))
-for _name in "lt le gt ge eq ne".split():
+for _name in ["lt", "le", "gt", "ge", "eq", "ne"]:
     setattr(ndarray, f"__{_name}__", _binary(f"__{_name}__"))
-for _name in "neg pos abs invert".split():
+for _name in ["neg", "pos", "abs", "invert"]:
     setattr(ndarray, f"__{_name}__", _unary(f"__{_name}__"))
 for _name in API["ndarray"]:
     if (

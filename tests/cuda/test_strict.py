@@ -1,8 +1,8 @@
 """NumPy habits that break on a GPU, on the double and, where there is one, on CuPy itself.
 
-Each case: a function of (xp, x) with x (4, 4) float32, and the exception expected from the double and from CuPy
-(None: it works). Where they differ the double is stricter on purpose. The second half
-needs the real CuPy (TINYGRAD_MHA_REAL_CUPY=1) and is skipped without it.
+Each case: a function of (xp, x) with x (4, 4) float32, and the exception expected from the double
+and from CuPy (None: it works). Where they differ the double is stricter on purpose. What needs the
+real CuPy (TINYGRAD_MHA_REAL_CUPY=1) is skipped without it.
 """
 
 import importlib
@@ -111,33 +111,35 @@ def outcome(f, xp):
         return type(error)
 
 
-@pytest.mark.parametrize("name, f, expected, _", CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(("name", "f", "expected", "_"), CASES, ids=[case[0] for case in CASES])
 def test_double(name, f, expected, _):
     assert outcome(f, strict_cupy.cupy) is expected
 
 
-@pytest.mark.parametrize("name, f, double, expected", CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("name", "f", "double", "expected"), CASES, ids=[case[0] for case in CASES]
+)
 def test_cupy_is_not_stricter(name, f, double, expected):
     if expected is NOT_EMULATED:
         pytest.skip("device code that is compiled into the wheel")
     assert outcome(f, real_cupy()) is (double if expected is SAME else expected)
 
 
-@pytest.mark.parametrize("name, f", SYNCS, ids=[case[0] for case in SYNCS])
+@pytest.mark.parametrize(("name", "f"), SYNCS, ids=[case[0] for case in SYNCS])
 def test_syncs(name, f):
     xp, x = strict_cupy.cupy, strict_cupy.cupy.asarray(X)
     with strict_cupy.forbid_sync(), pytest.raises(strict_cupy.SyncError):
         f(xp, x)
 
 
-@pytest.mark.parametrize("name, f", SYNCS, ids=[case[0] for case in SYNCS])
+@pytest.mark.parametrize(("name", "f"), SYNCS, ids=[case[0] for case in SYNCS])
 def test_cupy_syncs(name, f):
     xp = real_cupy()
     emu = pytest.importorskip("emu_counters", reason="nobody counts the copies here")
     x = xp.asarray(X)
     with emu.count() as c:
         f(xp, x)
-    assert c.d2h >= 1 and c.syncs >= 1, str(c)
+    assert min(c.d2h, c.syncs) >= 1, str(c)
 
 
 def test_results_are_numpy_results():
