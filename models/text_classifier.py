@@ -35,6 +35,7 @@ class TextClassifier(nn.Module):
 
     Examples
     --------
+    >>> import tinygrad_mha as tg
     >>> tg.manual_seed(0)
     >>> model = TextClassifier(vocab_size=100, d_model=16, num_classes=3).eval()
     >>> short = model(np.array([[5, 7, 2]]))

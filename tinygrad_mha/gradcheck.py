@@ -96,7 +96,8 @@ def gradcheck(
     ys, same = (_outputs(fn, _tracked(args)) for _ in range(2))
     if title == "<lambda>" and ys and ys[0].node is not None:
         title += f" that ends in {ys[0].node.op.name}"
-    if any((to_host(y.data) != to_host(z.data)).any() for y, z in zip(ys, same, strict=True)):
+    twice = [(to_host(y.data), to_host(z.data)) for y, z in zip(ys, same, strict=True)]
+    if not all(np.array_equal(y, z, equal_nan=True) for y, z in twice):
         raise GradientError(
             f"{title}: called twice with the same inputs it gives different values; what it draws "
             "at random (dropout?) needs a seed"

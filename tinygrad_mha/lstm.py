@@ -245,7 +245,9 @@ def plan_steps(x, lengths, reverse) -> Plan:
 
 def _lengths(lengths, steps, batch) -> np.ndarray:
     lengths = value(lengths)
-    ends = to_host(lengths) if is_array(lengths) else np.asarray(lengths, dtype=np.int64)
+    ends = to_host(lengths) if is_array(lengths) else np.asarray(lengths)
+    if not ends.size:  # an empty list has no dtype of its own
+        ends = ends.astype(np.int64)
     if ends.shape != (batch,) or ends.dtype.kind not in "iu":
         raise ValueError(f"lengths should be {batch} integers, one for each text")
     if ends.size and (ends.min() < 0 or ends.max() > steps):

@@ -39,8 +39,10 @@ _stream = _Stream()
 def manual_seed(seed: int) -> None:
     """Start all randomness over: initial weights and dropout masks.
 
-    >>> manual_seed(0); a = uniform((2,), -1, 1)
-    >>> manual_seed(0); (uniform((2,), -1, 1) == a).all()
+    >>> manual_seed(0)
+    >>> first = uniform((2,), -1, 1)
+    >>> manual_seed(0)
+    >>> bool((uniform((2,), -1, 1) == first).all())
     True
     """
     global _seed, _weights
