@@ -14,7 +14,7 @@ import strict_cupy
 
 # The first two draw the same cases every time: a red run is red for everybody. The last explores.
 common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("default", max_examples=20, derandomize=True, **common)
+settings.register_profile("default", max_examples=30, derandomize=True, **common)
 settings.register_profile("ci", max_examples=100, derandomize=True, **common)
 settings.register_profile("long", max_examples=400, **common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -681,6 +681,7 @@ def test_dropout_lies_between_the_layers_and_only_in_training(float64):
     first = nn.LSTM(3, 40)
     first.load_state_dict({k: a for k, a in rnn.state_dict().items() if "_l0" in k})
     plain, (h_plain, _) = rnn.eval()(x)
+    np.testing.assert_array_equal(plain.data, rnn(x)[0].data)
     dropped, (h, _) = rnn.train()(x)
     again, _ = rnn(x)
     assert not np.allclose(plain.data, dropped.data)
@@ -724,10 +725,10 @@ def test_dropout_masks_belong_to_rows_however_the_batch_is_cut(float64, batch_fi
 
 
 def test_an_lstm_of_no_steps_returns_the_state_it_was_given(float64):
-    rnn = nn.LSTM(3, 2)
-    h0, c0 = np.full((1, 4, 2), 0.5), np.full((1, 4, 2), 2.0)
+    rnn = nn.LSTM(3, 2, num_layers=2, bidirectional=True)
+    h0, c0 = np.random.default_rng(0).standard_normal((2, 4, 4, 2))
     y, (h, c) = rnn(np.zeros((4, 0, 3)), (h0, c0))
-    assert y.shape == (4, 0, 2)
+    assert y.shape == (4, 0, 4)
     np.testing.assert_array_equal(h.data, h0)
     np.testing.assert_array_equal(c.data, c0)
 

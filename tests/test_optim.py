@@ -170,6 +170,19 @@ def test_the_users_arrays_are_never_written_to(make):
     assert len({tuple(p.data[1]) for p in ps if p.shape == (2, 3)}) == 3
 
 
+def test_a_parameter_whose_memory_is_locked_or_borrowed_gets_some_of_its_own():
+    array = np.ones((2, 2))
+    p, q = nn.Parameter(array), nn.Parameter(array)
+    p.data.flags.writeable = False
+    q.data = array[:]
+    sgd = SGD([p, q], 0.5)
+    p.grad = q.grad = Tensor(array)
+    sgd.step()
+    assert (p.data == 0.5).all()
+    assert (q.data == 0.5).all()
+    assert (array == 1).all()
+
+
 @every_kind
 def test_parameters_are_changed_in_place(make):
     p = nn.Parameter(np.ones((2, 2)))
@@ -510,6 +523,8 @@ def test_cosine_by_hand():
     sgd = SGD([leaf([1.0])], lr=2.0)
     seen = rates(optim.WarmupCosine(sgd, 0, 2, floor=0.5), sgd, 4)
     np.testing.assert_allclose(seen, [2, 1.5, 1, 1], atol=1e-15)
+    sgd = SGD([leaf([1.0])], lr=2.0)
+    assert rates(optim.WarmupCosine(sgd, 2, 4, start=0.5), sgd, 3) == [1, 1.5, 2]
 
 
 def test_a_floor_of_one_is_a_warm_up_and_nothing_else():

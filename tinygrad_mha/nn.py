@@ -260,8 +260,8 @@ class Module:
             whose = f"{type(self).__name__}{self.describe()}"
             raise ValueError("\n  ".join([f"this state does not fit {whose}:", *problems]))
         for name, a in arrays.items():
-            p = wanted[name]
-            p.data[...] = place_like(a.astype(p.dtype, copy=False), p.data)
+            p = wanted[name]  # keeps its array, and so its dtype
+            p.data[...] = place_like(a, p.data)
         return missing, unexpected
 
     # ---- printing
