@@ -215,7 +215,9 @@ class Run:
         self.optimizer = OPTIMIZERS[settings.optimizer](self.parameters, lr=settings.lr, **options)
         total = len(batches) * settings.epochs
         warmup = int(settings.warmup * total)
-        self.schedule = optim.WarmupCosine(self.optimizer, warmup=warmup, total=total)
+        self.schedule = optim.WarmupCosine(
+            self.optimizer, warmup=warmup, total=total, start=1 / max(warmup, 1)
+        )
         self.step = 0
 
     def epoch(self, epoch: int, workers: Workers, progress: bool) -> dict[str, float]:

@@ -188,7 +188,7 @@ class Tensor(Operators):
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __reduce__(self) -> tuple:  # pickled and copied without the graph
-        return type(self), (self.numpy(), self.tracked), None
+        return type(self), (self.numpy(), self.tracked, None, self.device)
 
 
 def _wrap(data: Array, node: Node | None = None, index: int = 0) -> Tensor:

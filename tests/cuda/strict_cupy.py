@@ -164,6 +164,15 @@ def _property(name):
     return property(lambda self: getattr(self._array, name))
 
 
+def _axes(keys):
+    """How many axes an index uses up."""
+    return sum(
+        x.ndim if getattr(x, "dtype", None) == np.dtype(bool) else x is not None
+        for x in keys
+        if x is not Ellipsis
+    )
+
+
 class ndarray:
     __module__ = "cupy"  # by this name the engine knows a device array
     __slots__ = ("__weakref__", "_array")
@@ -244,8 +253,8 @@ class ndarray:
     # ---- indexing
     def _index(self, key, writing):
         keys = key if isinstance(key, tuple) else (key,)
-        result = []
-        for axis, index in enumerate(keys):
+        result, axis = [], 0
+        for index in keys:
             if isinstance(index, ndarray):
                 index = index._array
                 if index.dtype == bool:
@@ -261,6 +270,7 @@ class ndarray:
             elif isinstance(index, list):
                 stats["h2d"] += 1
             result.append(index)
+            axis = self.ndim - _axes(keys) + axis if index is Ellipsis else axis + _axes((index,))
         return tuple(result) if isinstance(key, tuple) else result[0]
 
     def __getitem__(self, key):

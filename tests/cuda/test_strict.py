@@ -67,6 +67,7 @@ CASES = [  # name, function, double, CuPy (SAME: as the double)
     ("string array", lambda xp, x: xp.asarray(["a", "b"]), ValueError, SAME),
     ("repeated index", repeated_index, RuntimeError, None),
     ("index out of range", lambda xp, x: x[xp.asarray([0, 99])], None, SAME),
+    ("index after ...", lambda xp, x: x[..., None, xp.asarray([0, -1]), 0], None, SAME),
     ("type of a sum", numpy_scalar_from_sum, AssertionError, SAME),
     ("hash of a sum", lambda xp, x: {x.sum(): 1}, TypeError, SAME),
     ("range(argmax)", lambda xp, x: range(xp.argmax(x)), TypeError, SAME),
