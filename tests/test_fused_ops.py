@@ -302,6 +302,11 @@ def test_evaluation_draws_nothing():
         assert next_mask().layer == 1
 
 
+def test_any_integer_is_a_seed():
+    masks = [tg.dropout(np.ones((8, 32)), 0.5, seed=s) for s in (0, 1, -1, 2**31, 2**64 - 2, 2**80)]
+    assert len({m.tobytes() for m in masks}) == 5  # 2^80 is 0 modulo 2^64
+
+
 @pytest.mark.parametrize("p", [-0.1, 1.1, np.nan])
 def test_a_probability_is_a_probability(p):
     with pytest.raises(ValueError, match=r"dropout: dropout probability .* between 0 and 1"):

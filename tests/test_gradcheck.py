@@ -81,6 +81,12 @@ def test_the_cause_is_a_kink():
     assert "likely cause: a kink" in message
 
 
+def test_a_kink_that_only_several_elements_reach():
+    """No step of eps along one axis crosses it; a random direction does."""
+    message = failure(lambda t: tg.relu(t.sum() - 2e-6), [np.zeros(20)])
+    assert "each element alone agrees, all together they do not" in message
+
+
 def test_the_cause_is_the_function():
     with np.errstate(invalid="ignore"):
         assert "the function itself is nan" in failure(tg.log, [np.array([1.0, -1.0])])

@@ -90,13 +90,17 @@ def keep_mask(key: MaskKey, shape: tuple[int, ...], p: float) -> np.ndarray:
     Sixteen bits decide an element. A row begins at a whole block of the generator (256 bits), so
     that its bits depend on its number and not on the rows before it.
     """
+    drop = threshold(p)
+    if drop == 65536:  # no number of sixteen bits is so large, and to ask crashes NumPy 2.0
+        return np.zeros(shape, dtype=bool)
     rows = shape[0] if shape else 1
     size = int(np.prod(shape[1:], dtype=np.int64))
     blocks = -(-size // 16)  # a block is four words of 64 bits: sixteen elements
     counter = [key.first_row * blocks, key.step, 0, 0]
-    bits = np.random.Philox(key=[key.seed % 2**64, key.layer], counter=counter)
+    pair = np.array([key.seed % 2**64, key.layer], np.uint64)  # a list may become float64 in there
+    bits = np.random.Philox(key=pair, counter=counter)
     words = bits.random_raw(rows * blocks * 4).astype("<u8", copy=False).view("<u2")
-    return (words.reshape(rows, blocks * 16)[:, :size] >= threshold(p)).reshape(shape)
+    return (words.reshape(rows, blocks * 16)[:, :size] >= drop).reshape(shape)
 
 
 def threshold(p: float) -> int:
