@@ -1,4 +1,4 @@
-"""Draw which letters of a name speak for its language: gradient × input, letter by letter.
+"""Draw which letters of a name speak for its language: integrated gradients, letter by letter.
 
     tinygrad-mha train && python bench/letters.py model
 
@@ -22,31 +22,32 @@ from tinygrad_mha.models import TrainedClassifier  # noqa: E402
 
 NAMES = ["Kowalczyk", "Hämäläinen", "Ó Súilleabháin", "Lindqvist", "Kovačević", "Bernasconi",
          "Vandenberg", "Məmmədov"]  # fmt: skip
+STEPS = 64
 
 
 def letter_scores(trained: TrainedClassifier, name: str) -> tuple[str, float, np.ndarray]:
-    """The answer, its probability, and each letter's share in its score.
+    """The answer, its probability, and each letter's share in its log-probability.
 
-    The score of the answer changes by <gradient, d> when the letter's vector moves by d; for
-    d = the vector itself that is gradient × input.
+    Integrated gradients (Sundararajan, Taly, Yan, Axiomatic Attribution for Deep Networks, §3): on
+    the straight way from a name of unknown letters to the name itself, the gradients are averaged
+    and multiplied with the way. The shares add up to what the letters did for the answer. The
+    points of the way are simply the rows of one batch.
     """
     [ids] = trained.encode([name])
-    model = trained.model.eval()
-    vectors = []
-
-    def remembered(ids):  # the embedding, whose result we want the gradient of
-        vectors.append(tg.Tensor(model_embedding(ids).data, requires_grad=True))
-        return vectors[0]
-
-    model_embedding, model.embedding = model.embedding, remembered
+    model, table = trained.model.eval(), trained.model.embedding
+    start, end = table(np.ones_like(ids)).data, table(ids).data  # (T, d); 1 is the unknown letter
+    way = (np.arange(STEPS, dtype=start.dtype) + 0.5)[:, None, None] / STEPS  # (STEPS, 1, 1)
+    points = tg.Tensor(start + way * (end - start), requires_grad=True)  # (STEPS, T, d)
+    best = int(model(ids[None], [len(ids)]).numpy().argmax())
+    model.embedding = lambda _: points
     try:
-        logits = model(ids[None], [len(ids)])
+        scores = tg.log_softmax(model(np.tile(ids, (STEPS, 1)), [len(ids)] * STEPS))
     finally:
-        model.embedding = model_embedding
-    best = int(logits.numpy().argmax())
-    [gradient] = tg.grad(logits[0, best], vectors)
-    share = (gradient.numpy() * vectors[0].numpy()).sum(axis=-1)[0]
-    return trained.labels[best], float(tg.softmax(logits).numpy()[0, best]), share
+        model.embedding = table
+    [gradient] = tg.grad(scores[:, best].sum(), [points])
+    share = (gradient.numpy().mean(axis=0) * (end - start)).sum(axis=-1)
+    p = float(tg.softmax(model(ids[None], [len(ids)])).numpy()[0, best])
+    return trained.labels[best], p, share
 
 
 def main(folder: str) -> None:
@@ -55,7 +56,7 @@ def main(folder: str) -> None:
     colours = plt.get_cmap("PuOr_r")
     for row, name in enumerate(NAMES):
         label, p, share = letter_scores(trained, name)
-        top = np.abs(share).max()
+        top = max(np.abs(share).max(), 1e-9)
         for k, (letter, s) in enumerate(zip(name, share, strict=True)):
             shade = colours(0.5 + 0.42 * s / top)
             ax.add_patch(plt.Rectangle((k, row + 0.08), 0.94, 0.84, color=shade, lw=0))
