@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 import tinygrad_mha as tg  # noqa: E402
 from tinygrad_mha.models import TrainedClassifier  # noqa: E402
 
-NAMES = ["Kowalczyk", "Hämäläinen", "Ó Súilleabháin", "Lindqvist", "Kovačević", "Bernasconi",
+NAMES = ["Mkhwanazi", "Hämäläinen", "Ó Súilleabháin", "Lindqvist", "Kovačević", "Bernasconi",
          "Vandenberg", "Məmmədov"]  # fmt: skip
 STEPS = 64
 

@@ -18,7 +18,7 @@ import numpy as np
 from baseline import tfidf_baseline
 
 from tinygrad_mha.models.datasets import BUILTIN, default_level
-from tinygrad_mha.models.train import Settings, evaluate, split, train
+from tinygrad_mha.models.train import Settings, Split, evaluate, split, train
 
 
 def main() -> None:
@@ -42,8 +42,7 @@ def measure(name: str, seeds: list[int], workers: int) -> None:
         began = time.perf_counter()
         trained = train(parts, Settings.for_level(level, seed=seed, workers=workers))
         seconds, ours = time.perf_counter() - began, evaluate(trained, parts.test)
-        rest = [parts.fit.texts + parts.stop.texts, parts.fit.labels + parts.stop.labels]
-        base = tfidf_baseline(*rest, parts.test.texts, parts.test.labels, level)
+        base = tfidf_baseline(*training_rows(parts), parts.test.texts, parts.test.labels, level)
         rows.append((ours["accuracy"], ours["macro_f1"], base["accuracy"], base["macro_f1"]))
         print(
             f"{seed:4d}    {rows[-1][0]:8.4f}  {rows[-1][1]:8.4f}  {trained.metrics['epochs']:6d}  "
@@ -52,6 +51,15 @@ def measure(name: str, seeds: list[int], workers: int) -> None:
         sys.stdout.flush()
     mean = np.mean(rows, axis=0)
     print(f"mean    {mean[0]:8.4f}  {mean[1]:8.4f}  {'':15s}    {mean[2]:16.4f}  {mean[3]:8.4f}")
+
+
+def training_rows(parts: Split) -> tuple[list[str], list[str]]:
+    """Texts and labels of all rows that are not held out, in the order of the file."""
+    rows = []
+    for part in (parts.fit, parts.stop):
+        rows += zip(part.lines, part.texts, part.labels, strict=True)
+    rows.sort()
+    return [text for _, text, _ in rows], [label for _, _, label in rows]
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ that failed; 2 for bad arguments or bad input, with one line that says what is w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO, cast
 
 import tinygrad_mha as tg
 
@@ -21,8 +23,20 @@ from .errors import InputError, one_line
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    options = parser().parse_args(arguments)
+    if sys.stdout is None:  # closed by the caller: >&-
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):  # a label that the terminal cannot show is spelled out
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with contextlib.redirect_stderr(cast(TextIO, Notices(sys.stderr))):
+        return run(arguments)
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Parse the arguments, run the command, and turn exceptions into messages."""
+    saves = False
     try:
+        options = parser().parse_args(arguments)
+        saves = options.command is train
         options.command(options)
         sys.stdout.flush()
         return 0
@@ -34,14 +48,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return fail("interrupted; nothing was written", 130)
+        return fail("interrupted; no model was written" if saves else "interrupted", 130)
     except OSError as e:
-        place = f"{e.filename}: " if e.filename else ""
-        return fail(
-            f"{place}{(e.strerror or str(e)).lower()}; free space or choose another place", 1
-        )
-    except (MemoryError, RuntimeError) as e:
-        return fail(str(e) or "out of memory; try a smaller --batch-size or --max-len", 1)
+        place = e.filename or "standard output"
+        reason = (e.strerror or str(e)).lower()
+        return fail(f"{place}: {reason}; free space or choose another place", 1)
+    except MemoryError:
+        return fail("out of memory; try a smaller --d-model, --batch-size or --max-len", 1)
+    except RuntimeError as e:
+        return fail(str(e), 1)
+
+
+class Notices:
+    """Standard error, where what cannot be written is lost: a message never stops the work."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream or open(os.devnull, "w")  # noqa: SIM115
+
+    def write(self, text: str) -> int:
+        """Pass ``text`` on if anybody listens."""
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """The same for what was kept back."""
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def fail(message: str, status: int) -> int:
@@ -70,31 +106,55 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--out", default="model", metavar="DIR", help="model folder (default: model)")
     t.add_argument("--device", help="cpu, cuda or cuda:N (default: $TINYGRAD_MHA_DEVICE or cpu)")
     t.add_argument("--level", choices=("word", "char"), help="what a token is (default: word)")
-    t.add_argument("--epochs", type=int, metavar="N", help="at most (default: 20)")
-    t.add_argument("--batch-size", type=int, metavar="N", help="texts a step (default: 32)")
-    t.add_argument("--lr", type=float, metavar="X", help="peak learning rate (default: 0.003)")
-    t.add_argument("--optimizer", choices=("adamw", "adam", "sgd"), help="default: adamw")
-    t.add_argument("--d-model", type=int, metavar="N", help="width of every layer (default: 64)")
-    t.add_argument("--heads", type=int, dest="h", metavar="N", help="attention heads (default: 8)")
     t.add_argument(
-        "--layers", type=int, dest="num_layers", metavar="N", help="of the LSTM (default: 1)"
+        "--epochs", type=positive, metavar="N", help="at most (default: by the number of texts)"
+    )
+    t.add_argument(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help="texts a step (default: 64, fewer if there are few texts)",
+    )
+    t.add_argument(
+        "--lr",
+        type=float,
+        metavar="X",
+        help="peak learning rate (default: 0.003; characters 0.006)",
+    )
+    t.add_argument("--optimizer", choices=("adamw", "adam", "sgd"), help="default: adamw")
+    t.add_argument(
+        "--d-model", type=positive, metavar="N", help="width of every layer (default: 128)"
+    )
+    t.add_argument(
+        "--heads", type=positive, dest="h", metavar="N", help="attention heads (default: 8)"
+    )
+    t.add_argument(
+        "--layers",
+        type=positive,
+        dest="num_layers",
+        metavar="N",
+        help="of the LSTM (default: 1; characters 2)",
     )
     t.add_argument("--bidirectional", action=argparse.BooleanOptionalAction, help="default: yes")
-    t.add_argument("--dropout", type=float, metavar="P", help="probability")
-    t.add_argument("--pooling", choices=("mean", "max", "last"), help="default: mean")
-    t.add_argument("--max-len", type=int, metavar="N", help="tokens kept of a text (default: 256)")
-    t.add_argument("--min-count", type=int, metavar="N", help="rarer tokens are unknown")
+    t.add_argument("--dropout", type=float, metavar="P", help="probability (default: 0.2)")
+    t.add_argument(
+        "--pooling", choices=("mean", "max", "last"), help="default: mean; characters last"
+    )
+    t.add_argument(
+        "--max-len", type=positive, metavar="N", help="tokens kept of a text (default: 256)"
+    )
+    t.add_argument("--min-count", type=positive, metavar="N", help="rarer tokens are unknown")
     t.add_argument("--class-weight", choices=("none", "balanced"), help="default: none")
     t.add_argument(
         "--early-stopping",
-        type=int,
+        type=natural,
         metavar="N",
-        help="epochs without progress before it stops (default: 3; 0: never)",
+        help="epochs without progress before it stops (default: 6; 0: never)",
     )
     t.add_argument(
-        "--seed", type=int, metavar="N", help="of weights, order and dropout (default: 0)"
+        "--seed", type=natural, metavar="N", help="of weights, order and dropout (default: 0)"
     )
-    t.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")
+    t.add_argument("--workers", type=positive, metavar="N", help="threads (default: the cores)")
     t.add_argument("--json", action="store_true", help="end with one line of JSON")
     t.set_defaults(command=train)
 
@@ -125,6 +185,20 @@ DATA = (
 )
 
 
+def whole(text: str, least: int) -> int:
+    """An option that counts something."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, at least {least}")
+    return number
+
+
+positive, natural = partial(whole, least=1), partial(whole, least=0)
+
+
 def columns(p: argparse.ArgumentParser) -> None:
     """Where texts and labels stand in a table."""
     p.add_argument("--text-column", default="text", metavar="NAME", help="default: text")
@@ -142,17 +216,13 @@ def train(options: argparse.Namespace) -> None:
 
     out = Path(options.out)
     check_replaceable(out)
+    choose_device(options)
     settings = settings_of(options)
-    tg.set_default_device(settings.device)
     data = read(options.data, options)
     test = read(options.valid, options) if options.valid else None
     training.LabelSet.from_labels(data.labels, options.data)  # one class only is told first
     parts = training.split(data, test)
     training.LabelSet.from_labels(parts.fit.labels, options.data).encode(parts.test)
-    say(
-        f"{options.data}: {len(data)} rows; {len(parts.fit)} train, {len(parts.stop)} stop early, "
-        f"{len(parts.test)} measure"
-    )
     trained = training.train(parts, settings, progress=True, source=options.data)
     result = training.evaluate(trained, parts.test)
     trained.metrics |= {"test": result}
@@ -183,8 +253,17 @@ def settings_of(options: argparse.Namespace) -> Any:
     given = {k: v for k, v in vars(options).items() if k in names and v is not None}
     if options.data in BUILTIN and not os.path.exists(options.data):
         given.setdefault("level", default_level(options.data))
-    given.setdefault("device", tg.backend.default_device())
+    given["device"] = tg.backend.default_device()
     return Settings.for_level(given.pop("level", "word"), **given)
+
+
+def choose_device(options: argparse.Namespace) -> None:
+    """Everything is made on the device of --device, else of $TINYGRAD_MHA_DEVICE."""
+    given = options.device is not None
+    try:
+        tg.set_default_device(options.device if given else tg.backend.default_device())
+    except tg.DeviceError as e:
+        raise InputError(str(e), source="--device" if given else "$TINYGRAD_MHA_DEVICE") from None
 
 
 def read(source: str, options: argparse.Namespace) -> Any:
@@ -203,7 +282,8 @@ def evaluate(options: argparse.Namespace) -> None:
     from .metrics import class_table, confusion_table
     from .trained import TrainedClassifier
 
-    trained = TrainedClassifier.load(options.model, options.device)
+    choose_device(options)
+    trained = TrainedClassifier.load(options.model)
     result = training.evaluate(trained, read(options.data, options))
     print(class_table(trained.labels, result))
     print()
@@ -218,10 +298,12 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Answer every line with a label, or with the probabilities of all labels."""
+    from .readers import STDIN
     from .trained import TrainedClassifier
 
-    trained = TrainedClassifier.load(options.model, options.device)
-    source = "standard input" if options.file == "-" else options.file
+    choose_device(options)
+    trained = TrainedClassifier.load(options.model)
+    source = STDIN if options.file == "-" else options.file
     for texts in line_groups(options.file, source):
         if options.proba:
             answers = [
@@ -242,6 +324,8 @@ def line_groups(path: str, source: str, size: int = 1024) -> Iterator[list[str]]
     """
     from .readers import decoded, unreadable
 
+    if path == "-" and sys.stdin is None:
+        raise InputError("closed; pipe texts into it, or give a FILE", source=source)
     try:
         stream: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
     except OSError as e:
@@ -279,8 +363,6 @@ def doctor(options: argparse.Namespace) -> None:
     import platform
     from importlib import metadata
 
-    import numpy as np
-
     from .parallel import cores
 
     print(
@@ -296,19 +378,20 @@ def doctor(options: argparse.Namespace) -> None:
     for pool in threadpool_info():
         print(f"BLAS: {pool['internal_api']} {pool['version']}, {pool['num_threads']} threads")
     print(f"cores: {cores()}")
-    rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((64, 64)), rng.standard_normal((64, 64))
-    right = np.allclose(tg.matmul(tg.Tensor(a), tg.Tensor(b)).numpy(), a @ b)
-    print(f"cpu: a matrix product is {'right' if right else 'WRONG'}")
-    if options.device and options.device != "cpu":
-        tg.set_default_device(options.device)
-        y = tg.matmul(tg.Tensor(a, device=options.device), tg.Tensor(b, device=options.device))
-        right = np.allclose(y.numpy(), a @ b)
-        print(f"{options.device}: a matrix product is {'right' if right else 'WRONG'}")
-    else:
+    choose_device(options)
+    device = tg.backend.default_device()
+    if not all(product_is_right(name) for name in dict.fromkeys(("cpu", device))):
+        raise RuntimeError("NumPy or CuPy is broken: install it again")
+    if device == "cpu":
         print("cuda: not tried; try it with --device cuda")
 
 
-def say(message: str) -> None:
-    """A notice on standard error."""
-    print(message, file=sys.stderr, flush=True)
+def product_is_right(device: str) -> bool:
+    """Try a matrix product on a device, and tell."""
+    import numpy as np
+
+    a, b = np.random.default_rng(0).standard_normal((2, 64, 64))
+    y = tg.matmul(tg.Tensor(a, device=device), tg.Tensor(b, device=device))
+    right = np.allclose(y.numpy(), a @ b)
+    print(f"{device}: a matrix product is {'right' if right else 'WRONG'}")
+    return right

@@ -40,8 +40,18 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
     }
 
 
+def shortened(label: str, limit: int = 24) -> str:
+    """A label that fits a table.
+
+    >>> shortened("a" * 1000)
+    'aaaaaaaaaaaaaaaaaaaaaaa…'
+    """
+    return label if len(label) <= limit else label[: limit - 1] + "…"
+
+
 def class_table(labels: Sequence[str], measured: dict[str, Any]) -> str:
     """Precision, recall, F1 and support, a line a class."""
+    labels = [shortened(label) for label in labels]
     width = max(map(len, [*labels, "class"]))
     lines = [f"{'class':{width}}  precision  recall     F1  support"]
     columns = (measured[k] for k in ("precision", "recall", "f1", "support"))
@@ -52,6 +62,7 @@ def class_table(labels: Sequence[str], measured: dict[str, Any]) -> str:
 
 def confusion_table(labels: Sequence[str], confusion: np.ndarray, most: int = 8) -> str:
     """The matrix for a few classes; for many, only the mistakes made most often."""
+    labels = [shortened(label) for label in labels]
     if len(labels) <= most:
         width = max([len(x) for x in labels] + [len(str(confusion.max())), 5])
         head = " ".join(f"{x:>{width}}" for x in labels)

@@ -74,6 +74,8 @@ class MultiHeadAttention(nn.Module):
         -------
         Tensor (B, Tq, d_model)
         """
+        if query.ndim != 3:
+            raise ValueError(f"query {query.shape} should be (batch, steps, d_model)")
         key = query if key is None else key
         value = key if value is None else value
         q = self._heads(self.w_q(query))  # (B, h, Tq, d_k)
@@ -81,10 +83,11 @@ class MultiHeadAttention(nn.Module):
         v = self._heads(self.w_v(value))  # (B, h, Tk, d_v)
         p = self.dropout.p if self.training else 0.0
         y = tg.scaled_dot_product_attention(q, k, v, mask=mask, dropout_p=p)  # (B, h, Tq, d_v)
-        y = y.swapaxes(1, 2).reshape(*query.shape[:2], -1)  # concat: (B, Tq, h · d_v)
+        y = y.swapaxes(1, 2).reshape(*query.shape[:2], v.shape[1] * v.shape[3])  # concat
         y = self.layer_norm(query + self.dropout(self.fc_out(y)))
         return (y, attention_weights(q, k, mask=mask)) if need_weights else y
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, T, h · d) -> (B, h, T, d)"""
-        return x.reshape(*x.shape[:2], self.h, -1).swapaxes(1, 2)
+        batch, steps, width = x.shape
+        return x.reshape(batch, steps, self.h, width // self.h).swapaxes(1, 2)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from .errors import InputError, quoted
 
 FASTTEXT_PREFIX = "__label__"
+STDIN = "standard input"  # what messages call it
 FORMATS = (
     "a .csv, .tsv, .jsonl or fastText (.txt, .ft) file, or a folder with one sub-folder a class"
 )
@@ -224,6 +225,8 @@ def refuse_utf16(start: bytes, path: str) -> None:
 
 def iconv(encoding: str, path: str) -> str:
     """The command that converts the file at `path`."""
+    if path == STDIN:
+        return f"iconv -f {encoding} -t UTF-8"
     stem, suffix = os.path.splitext(path)
     old, new = shlex.quote(path), shlex.quote(f"{stem}.utf8{suffix}")
     return f"iconv -f {encoding} -t UTF-8 {old} > {new}"

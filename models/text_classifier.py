@@ -105,6 +105,8 @@ class TextClassifier(nn.Module):
     def _on_host(self, ids: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
         ids = value(ids)
         ids = to_host(ids) if is_array(ids) else np.asarray(ids)
+        if not ids.size:  # an empty list has no dtype of its own
+            ids = ids.astype(np.int64)
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise ValueError(f"ids should be integers (B, T), not {ids.dtype} {ids.shape}")
         if ids.shape[1] == 0:  # nothing but empty texts: give them one pad to stand on
@@ -112,7 +114,10 @@ class TextClassifier(nn.Module):
         if lengths is None:
             real = ids != self.padding_idx
             lengths = np.where(real.any(axis=1), ids.shape[1] - real[:, ::-1].argmax(axis=1), 0)
-        lengths = to_host(value(lengths)).astype(np.int64)
+        lengths = to_host(value(lengths))
+        if lengths.size and lengths.dtype.kind not in "iu":
+            raise ValueError(f"lengths should be integers, not {lengths.dtype}")
+        lengths = lengths.astype(np.int64)
         if lengths.shape != ids.shape[:1]:
             raise ValueError(f"lengths {lengths.shape} should be one for each of {len(ids)} texts")
         if lengths.size and (lengths.min() < 0 or lengths.max() > ids.shape[1]):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,19 +16,21 @@ import tinygrad_mha as tg
 from tinygrad_mha import optim
 from tinygrad_mha.random import mask_stream
 
-from .errors import InputError
+from .errors import InputError, one_line
 from .metrics import confusion_matrix, scores
 from .parallel import Workers, cores
 from .readers import Dataset
 from .text import (
+    SPECIALS,
     BucketedBatches,
     LabelSet,
     Vocabulary,
+    first_labels,
     remove_duplicates,
     stratified_split,
     tokenize,
 )
-from .trained import TrainedClassifier, build_model
+from .trained import LIMIT, TrainedClassifier, build_model
 
 
 class TrainingError(RuntimeError):
@@ -37,35 +41,41 @@ class TrainingError(RuntimeError):
 class Settings:
     """Everything a training run depends on, beside its data."""
 
-    d_model: int = 64
+    d_model: int = 128
     h: int = 8
     num_layers: int = 1
     bidirectional: bool = True
-    dropout: float = 0.3
+    dropout: float = 0.2
     pooling: str = "mean"
     level: str = "word"
     min_count: int = 1
     max_len: int = 256
-    epochs: int = 20
-    batch_size: int = 32
+    epochs: int = 0  # 0: as many as `steps` optimizer steps take
+    batch_size: int = 0  # 0: 64, or fewer if there are few texts
+    steps: int = 2100
     lr: float = 3e-3
     optimizer: str = "adamw"
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.2
     clip: float = 1.0
     warmup: float = 0.05  # share of all steps
     label_smoothing: float = 0.0
-    word_dropout: float = 0.0  # probability that a token is replaced by <unk> in training
+    word_dropout: float = 0.15  # probability that a token is replaced by <unk> in training
     class_weight: str = "none"  # or "balanced"
-    early_stopping: int = 3  # epochs without a better validation loss; 0 never stops
+    early_stopping: int = 6  # epochs without a better validation loss; 0 never stops
     seed: int = 0
     workers: int = 0  # 0: the cores
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        positive = ("d_model", "h", "num_layers", "min_count", "max_len", "epochs", "batch_size")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        sizes = ("d_model", "h", "num_layers", "max_len")
+        least = dict.fromkeys((*sizes, "min_count", "steps"), 1)
+        least |= dict.fromkeys(("epochs", "batch_size", "workers", "early_stopping", "seed"), 0)
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise InputError(f"{name} is {getattr(self, name)}, it must be at least {low}")
+        for name in sizes:
+            if getattr(self, name) > LIMIT:
+                raise InputError(f"{name} is {getattr(self, name)}, it must be at most {LIMIT}")
         for name in ("dropout", "word_dropout", "label_smoothing", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, it must be in [0, 1)")
@@ -77,10 +87,31 @@ class Settings:
                 f"d_model {self.d_model} is not divisible by {self.h} heads; "
                 f"choose another --heads, or --d-model {near}"
             )
+        if self.bidirectional and self.d_model % 2:
+            raise InputError(
+                f"d_model {self.d_model} is odd, but two directions need half of it each; "
+                "choose an even --d-model, or --no-bidirectional"
+            )
+        # weights, gradients and Adam's two moments, 4 bytes each; the embedding comes on top
+        layer = 6 if self.bidirectional else 8
+        need = 16 * self.d_model**2 * (4 + layer * self.num_layers)
+        if need > memory():
+            raise InputError(
+                f"d_model {self.d_model} with {self.num_layers} layers takes {need >> 30:,} GiB "
+                f"of {memory() / 2**30:,.0f}; choose a smaller --d-model or --layers"
+            )
         if self.optimizer not in OPTIMIZERS:
             raise InputError(
                 f"unknown optimizer {self.optimizer!r}; choose from {', '.join(OPTIMIZERS)}"
             )
+
+    def settled(self, rows: int) -> Settings:
+        """What was left open, decided for ``rows`` training texts and this machine."""
+        batch_size = self.batch_size or max(8, min(64, rows // 40))
+        by_steps = round(self.steps * batch_size / max(rows, 1))
+        epochs = self.epochs or max(FEWEST, min(MOST, by_steps))
+        workers = self.workers or cores()
+        return replace(self, batch_size=batch_size, epochs=epochs, workers=workers)
 
     @classmethod
     def for_level(cls, level: str, **given: Any) -> Settings:
@@ -88,22 +119,27 @@ class Settings:
         return cls(level=level, **{**SUITED[level], **given})
 
 
-# Chosen on the early-stopping part of the built-in sets, never on a test part. Words are many and
-# mostly rare, so they need more regularisation: rare ones count as unknown, and some are hidden.
+def memory() -> float:
+    """The bytes of memory of this machine, or infinity where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return float("inf")
+
+
+MOST_CLASSES = 2000  # the table of what was taken for what has the square of it
+FEWEST, MOST = 5, 50  # epochs, where the data decides
+# Chosen on the early-stopping part of the built-in sets, never on a test part. A high learning rate
+# for as long as there is time, and hidden tokens, did more against overfitting than dropout.
 SUITED: dict[str, dict[str, Any]] = {
     "char": {
-        "d_model": 128,
         "num_layers": 2,
         "pooling": "last",
-        "dropout": 0.2,
-        "word_dropout": 0.15,
-        "batch_size": 64,
         "lr": 6e-3,
-        "weight_decay": 0.2,
-        "epochs": 16,
+        "steps": 3000,
         "workers": 1,  # at eight characters a text, two threads wait for each other
     },
-    "word": {"min_count": 2, "word_dropout": 0.1, "epochs": 6, "lr": 1e-3},
+    "word": {"min_count": 2, "word_dropout": 0.3},
 }
 
 OPTIMIZERS = {"adamw": optim.AdamW, "adam": optim.Adam, "sgd": optim.SGD}
@@ -134,15 +170,17 @@ def split(data: Dataset, test: Dataset | None = None, seed: int = 0) -> Split:
     With a ``test`` set of its own nothing is held out for that. Nothing has looked at any row
     before: vocabulary and labels are made from the result.
     """
-    data = remove_duplicates(data)
+    data = whole = remove_duplicates(data)
     if test is None:
         keep, out = stratified_split(data.texts, data.labels, 0.2, seed)
         data, test = subset(data, keep), subset(data, out)
     keep, out = stratified_split(data.texts, data.labels, 0.1, seed)
     if not len(out) or not len(test):
+        most = max(Counter(first_labels(whole.texts, whole.labels)).values())
         raise InputError(
-            f"{len(data)} different texts are too few to hold any out; give more",
-            source=data.source,
+            f"no class has more than {most} different {'text' if most == 1 else 'texts'}, too few "
+            "to hold some out; add texts, or see whether --label-column names the labels",
+            source=whole.source,
         )
     return Split(subset(data, keep), subset(data, out), test)
 
@@ -158,11 +196,23 @@ def train(
     One seed and one number of workers give the same weights, bit for bit.
     """
     began = time.perf_counter()
-    settings = replace(settings, workers=settings.workers or cores())
+    settings = settings.settled(len(parts.fit))
     labels = LabelSet.from_labels(parts.fit.labels, source or parts.fit.source)
     fit_targets, stop_targets = labels.encode(parts.fit), labels.encode(parts.stop)
     tokens = [tokenize(text, settings.level) for text in parts.fit.texts]
     vocabulary = Vocabulary.build(tokens, settings.min_count)
+    if len(vocabulary) == len(SPECIALS):
+        raise InputError(
+            f"no token occurs {settings.min_count} times in the texts that train; "
+            "give texts with words, or a smaller --min-count",
+            source=source or parts.fit.source,
+        )
+    if len(labels) > MOST_CLASSES:
+        raise InputError(
+            f"{len(labels)} different labels, more than {MOST_CLASSES}; "
+            "see whether --label-column names the labels",
+            source=source or parts.fit.source,
+        )
     fit_ids = [vocabulary.encode(t, settings.max_len) for t in tokens]
 
     tg.manual_seed(settings.seed)
@@ -177,6 +227,14 @@ def train(
 
     weight = class_weights(fit_targets, len(labels), settings.class_weight)
     batches = BucketedBatches(fit_ids, fit_targets, settings.batch_size, seed=settings.seed)
+    if progress:
+        fit, stop, test = map(len, (parts.fit, parts.stop, parts.test))
+        print(
+            f"{one_line(source or parts.fit.source)}: {fit + stop + test} rows; "
+            f"{fit} train, {stop} stop early, {test} measure",
+            file=sys.stderr,
+            flush=True,
+        )
     run = Run(trained, settings, batches, weight)
     best, best_loss, waited, history = model.state_dict(), float("inf"), 0, []
     with Workers(settings.workers) as workers:
@@ -193,7 +251,11 @@ def train(
                 if waited == settings.early_stopping:
                     break
     model.load_state_dict(best)
+    if not np.isfinite(best_loss):
+        raise TrainingError(f"the validation loss is {best_loss}; try a smaller --lr")
     trained.metrics = {
+        "data": source or parts.fit.source,
+        "rows": {k: len(getattr(parts, k)) for k in ("fit", "stop", "test")},
         "epochs": len(history),
         "loss": best_loss,
         "history": history,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,8 @@ import numpy as np
 
 import tinygrad_mha as tg
 
-from .errors import InputError
+from .errors import InputError, quoted
+from .readers import check_label
 from .text import BucketedBatches, Vocabulary, tokenize
 from .text_classifier import POOLINGS, TextClassifier
 
@@ -35,6 +37,8 @@ SHAPE = {  # the part of config.json that rebuilds the model: key -> accepted ty
     "pooling": str,
 }
 TEXT = {"level": str, "max_len": int}
+LIMIT = 10**6  # of any size in a configuration
+LARGEST = 1e15  # weight: the product of two still fits float32
 
 
 @dataclass
@@ -70,9 +74,11 @@ class TrainedClassifier:
         self.model.eval()
         answer = np.zeros((len(encoded), len(self.labels)), np.float32)
         batches = BucketedBatches(list(encoded), None, batch_size, shuffle=False)
-        with tg.no_grad():
+        with tg.no_grad(), np.errstate(over="ignore", invalid="ignore"):
             for ids, lengths, _, rows in batches.epoch(0):
                 answer[rows] = self.model(ids, lengths).numpy()
+        if not np.isfinite(answer).all():
+            raise RuntimeError("the scores are not finite; train again with a smaller --lr")
         return answer
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -87,27 +93,23 @@ class TrainedClassifier:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder whole or not at all: it is made beside its place, then moved there."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        target = Path(folder)
-        check_replaceable(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        check_replaceable(Path(folder))
+        target = Path(os.path.realpath(folder))  # a link stays a link, to the new model
+        new = _beside(target)
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            new.mkdir()
             weights = {k: np.ascontiguousarray(v) for k, v in self.model.state_dict().items()}
-            save_file(weights, new / "model.safetensors", metadata={"format": FORMAT})
+            (new / "model.safetensors").write_bytes(save(weights, metadata={"format": FORMAT}))
             config = {"format": FORMAT, "version": VERSION, "labels": self.labels, **self.config}
             _write(new / "config.json", config)
             _write(new / "vocab.json", self.vocabulary.to_json())
             _write(new / "metrics.json", self.metrics)
-            new.chmod(0o755)  # mkdtemp made it private
-            old = None
-            if target.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-                target.rename(old / "model")
-            new.rename(target)
-            if old is not None:
-                shutil.rmtree(old)
+            _put_in_place(new, target)
+        except OSError as e:  # a failed write does not say which file it was
+            raise OSError(e.errno, e.strerror, str(folder)) from None
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
@@ -121,21 +123,30 @@ class TrainedClassifier:
             )
         config = _config(place / "config.json")
         vocabulary = Vocabulary.from_json(_read(place / "vocab.json"), str(place / "vocab.json"))
+        metrics = _read(place / "metrics.json")
+        if not isinstance(metrics, dict):
+            raise InputError(
+                "holds no JSON object; the file is damaged: train again",
+                source=str(place / "metrics.json"),
+            )
+        weights = _weights(place / "model.safetensors")
         labels = config.pop("labels")
-        model = build_model(config, len(vocabulary), len(labels), str(place / "config.json"))
-        weights = place / "model.safetensors"
         try:
-            model.load_state_dict(_weights(weights))
+            _check_size(weights, config, len(vocabulary))
+            model = build_model(config, len(vocabulary), len(labels), str(place / "config.json"))
+            model.load_state_dict(weights)
+        except InputError:
+            raise
         except (ValueError, KeyError) as e:
             raise InputError(
-                f"the weights do not fit config.json ({e}); the folder is damaged: train again",
-                source=str(weights),
+                f"the weights do not fit config.json ({_on_one_line(e)}); "
+                "the folder is damaged: train again",
+                source=str(place / "model.safetensors"),
             ) from None
         if device is not None:
             model.to(device)
-        metrics = _read(place / "metrics.json")
         model.eval()
-        return cls(model, vocabulary, labels, config, metrics if metrics else {})
+        return cls(model, vocabulary, labels, config, metrics)
 
 
 def build_model(config: dict, vocab_size: int, classes: int, source: str = "") -> TextClassifier:
@@ -147,17 +158,62 @@ def build_model(config: dict, vocab_size: int, classes: int, source: str = "") -
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse to overwrite anything that is not a model folder of ours."""
-    if folder.is_dir():
-        strangers = sorted(p.name for p in folder.iterdir() if p.name not in FILES)
-        if not strangers:
-            return
-        what = f"holds {strangers[0]!r}, so it is no model folder"
-    elif folder.exists() or folder.is_symlink():
-        what = "exists and is no folder"
-    else:
-        return
-    raise InputError(f"it {what}; choose another place with --out", source=str(folder))
+    """Refuse a place that cannot be written to, or that holds anything but a model of ours."""
+
+    def refuse(problem: str, remedy: str = "choose another place") -> InputError:
+        return InputError(f"it {problem}; {remedy} with --out", source=str(folder))
+
+    try:
+        if folder.is_dir():
+            if stranger := _stranger(folder):
+                raise refuse(f"holds {stranger}, so it is no model folder")
+            if os.path.ismount(folder) or folder.samefile(os.curdir):
+                problem = "is the current folder or a mount point, which nothing can replace"
+                raise refuse(problem, "choose a folder inside it")
+        elif folder.exists() or folder.is_symlink():
+            raise refuse("exists and is no folder")
+        # Only trying tells; to find out after hours of training would be too late.
+        parent = Path(os.path.realpath(folder)).parent
+        while not parent.exists():
+            parent = parent.parent
+        trial = _beside(parent / folder.name)
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as e:
+        raise refuse(f"cannot be written ({(e.strerror or str(e)).lower()})") from None
+
+
+def _stranger(folder: Path) -> str | None:
+    """What a folder holds that `save` did not write. A config.json may be anybody's."""
+    for path in sorted(folder.iterdir()):
+        if path.name not in FILES or not path.is_file():
+            return quoted(path.name)
+    config = folder / "config.json"
+    if any(folder.iterdir()) and not (config.exists() and FORMAT.encode() in config.read_bytes()):
+        return "no config.json of ours"
+    return None
+
+
+def _beside(target: Path) -> Path:
+    """A new hidden name next to `target`, on the same file system."""
+    return target.parent / f".tinygrad_mha-{secrets.token_hex(6)}"
+
+
+def _put_in_place(new: Path, target: Path) -> None:
+    """Move `new` to `target`; if that fails, what was there before is there again."""
+    old = _beside(target)
+    try:
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _on_one_line(e: Exception) -> str:
+    return " ".join(str(e.args[0] if e.args else e).split())
 
 
 def _write(path: Path, data: Any) -> None:
@@ -165,15 +221,27 @@ def _write(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="ascii")
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise InputError(
+                "is no regular file; this is no model folder: train again", source=str(path)
+            )
+        return path.read_bytes()
+    except OSError as e:
+        reason = "is missing"
+        if not isinstance(e, FileNotFoundError):
+            reason = f"cannot be read ({(e.strerror or str(e)).lower()})"
+        raise InputError(
+            f"{reason}; this is no complete model folder: train again", source=str(path)
+        ) from None
+
+
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except OSError as e:
-        raise InputError(
-            f"cannot be read ({(e.strerror or str(e)).lower()}); this is no complete model folder: "
-            "train again",
-            source=str(path),
-        ) from None
+        return json.loads(_bytes(path))
+    except InputError:
+        raise
     except (ValueError, RecursionError):
         raise InputError(
             "is not valid JSON; the file is damaged: train again", source=str(path)
@@ -189,26 +257,31 @@ def _config(path: Path) -> dict[str, Any]:
 
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise refuse("this is no model of tinygrad_mha; give a folder that `train` wrote")
-    if config.get("version") != VERSION:
+    version = config.get("version")
+    if type(version) is not int or version != VERSION:
         raise refuse(
-            f"format version {config.get('version')!r}, but this program reads version {VERSION}; "
+            f"format version {version if type(version) is int else quoted(version)}, but this program reads version {VERSION}; "
             "install the version of tinygrad_mha that wrote it, or train again"
         )
     known = {"format", "version", "labels", "training", *SHAPE, *TEXT}
     for key in sorted(config.keys() - known):
-        raise refuse(f"unknown key {key!r}; remove it, or train again")
+        raise refuse(f"unknown key {quoted(key)}; remove it, or train again")
     for key, kind in {**SHAPE, **TEXT, "labels": list, "training": dict}.items():
         if key not in config:
             raise refuse(f"the key {key!r} is missing; the file is damaged: train again")
         given = config[key]
         fits = isinstance(given, kind) or (kind is float and type(given) is int)
-        if not fits or (kind is int and (type(given) is bool or not 0 < given <= 10**6)):
-            raise refuse(f"{key!r} is {given!r}, which is no proper {kind.__name__}; train again")
+        if not fits or (kind is int and (type(given) is bool or not 0 < given <= LIMIT)):
+            raise refuse(
+                f"{key!r} is {quoted(given)}, which is no proper {kind.__name__}; train again"
+            )
     labels = config["labels"]
-    if len(labels) < 2 or len(set(map(str, labels))) < len(labels):
-        raise refuse("'labels' should be two or more different names; train again")
     if not all(isinstance(name, str) for name in labels):
         raise refuse("'labels' should be strings; train again")
+    if len(labels) < 2 or labels != sorted(set(labels)):
+        raise refuse("'labels' should be two or more different names in order; train again")
+    for name in labels:
+        check_label(name, "in 'labels'", str(path), None)
     if config["level"] not in ("word", "char") or config["pooling"] not in POOLINGS:
         raise refuse("'level' or 'pooling' has a value this program does not know; train again")
     if not 0 <= config["dropout"] <= 1:
@@ -217,15 +290,37 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _weights(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, all of them finite floats."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     try:
-        return load_file(path)
-    except FileNotFoundError:
-        problem = "is missing; this is no complete model folder: train again"
-    except OSError as e:
-        problem = f"cannot be read ({(e.strerror or str(e)).lower()})"
-    except (SafetensorError, KeyError, TypeError, ValueError) as e:
-        problem = f"is no valid safetensors file ({e}); the file is damaged: train again"
-    raise InputError(problem, source=str(path))
+        weights = load(_bytes(path))
+    except InputError:
+        raise
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as e:
+        raise InputError(
+            f"is no valid safetensors file ({e}); the file is damaged: train again",
+            source=str(path),
+        ) from None
+    for name, x in weights.items():
+        problem = ""
+        if x.dtype.kind != "f":
+            problem = f"{quoted(name)} is of type {x.dtype}, not float32"
+        elif not np.all(np.abs(x, dtype=np.float64) < LARGEST):  # nor is a NaN
+            problem = f"{quoted(name)} holds numbers that are not finite"
+        if problem:
+            raise InputError(f"{problem}; the file is damaged: train again", source=str(path))
+    return weights
+
+
+def _check_size(weights: dict[str, np.ndarray], config: dict[str, Any], vocab_size: int) -> None:
+    """Compare sizes before a model is built: a wrong number may ask for terabytes."""
+    wanted = vocab_size, config["d_model"]
+    given = weights["embedding.weight"].shape
+    if given != wanted:
+        raise ValueError(f"the embedding is {given}, not {wanted}")
+    layers = sum(name.startswith("rnn.weight_ih_l") for name in weights)
+    layers //= 1 + config["bidirectional"]
+    if layers != config["num_layers"]:
+        raise ValueError(f"there are {layers} LSTM layers, not {config['num_layers']}")

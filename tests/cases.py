@@ -160,7 +160,7 @@ def transposed(draw):
 def swapped(draw):
     x = draw(arrays(draw(shape(min_dims=1))))
     one = st.integers(-x.ndim, x.ndim - 1)
-    return (x,), {"i": draw(one), "j": draw(one)}
+    return (x,), {"axis1": draw(one), "axis2": draw(one)}
 
 
 @st.composite

@@ -222,7 +222,7 @@ def test_bad_data(name, tmp_path):
 def test_bad_arguments(data, tmp_path):
     out = ["--out", tmp_path / "m"]
     refused("train", tmp_path / "none.csv", *out, says=["none.csv", "no such file", "names"])
-    refused("train", data, *out, "--heads", "5", says=["d_model 64", "5 heads", "--heads"])
+    refused("train", data, *out, "--heads", "5", says=["d_model 128", "5 heads", "--heads"])
     refused("train", data, *out, "--epochs", "0", says=["epochs", "at least 1"])
     refused("train", data, *out, "--lr", "nan", says=["lr", "positive"])
     refused("train", data, *out, "--dropout", "1.5", says=["dropout", "[0, 1)"])

@@ -27,6 +27,60 @@ def close(a, b, rtol=1e-12, atol=1e-12):
     np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
+# ------------------------------------------------------------------------------ mixed dtypes
+
+
+FUSED = sorted(name for name, op in tg.REGISTRY.items() if op.reference is not None)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_fused_op_computes_in_the_widest_dtype_of_its_inputs(name):
+    """So float32 beside float64 gives what the same float32 numbers give as float64.
+
+    Buffers had the dtype of x alone: an LSTM of a float32 x with float64 weights computed in
+    float32 or failed, and layer_norm with a float64 bias gave float32, its reference float64.
+    """
+    op = tg.REGISTRY[name]
+    args, params = op.sample(np.random.default_rng(1))
+    floats = [k for k, a in enumerate(args) if a.dtype.kind == "f"]
+    for narrow in floats:
+        low = {k: args[k].astype(np.float32 if k == narrow else np.float64) for k in floats}
+
+        def run(dtypes, create_graph, low=low):
+            ts = {k: Tensor(low[k].astype(dtypes[k]), requires_grad=True) for k in floats}
+            ys = op(*(ts.get(k, a) for k, a in enumerate(args)), **params)
+            ys = ys if isinstance(ys, tuple) else (ys,)
+            g = np.random.default_rng(2)
+            loss = sum((y * g.standard_normal(y.shape).astype(y.dtype)).sum() for y in ys)
+            return ys, tg.grad(loss, list(ts.values()), create_graph=create_graph)
+
+        for create_graph in (False, True):
+            ys, ds = run({k: low[k].dtype for k in floats}, create_graph)
+            want, want_ds = run(dict.fromkeys(floats, np.float64), create_graph)
+            if len(floats) > 1:
+                for y, z in zip(ys, want, strict=True):
+                    assert y.dtype == np.float64
+                    close(y.data, z.data)
+            for k, d, e in zip(floats, ds, want_ds, strict=True):
+                assert d.dtype == low[k].dtype
+                close(d.data, e.data, *([1e-5] * 2 if k == narrow else ()))
+
+
+def test_whole_numbers_are_read_as_floats():
+    """Given integers, softmax and its kin failed in the middle; dropout scaled by int(1 / (1-p))"""
+    x = np.array([[1, 2, 3], [3, 0, 1]])
+    same = {
+        "softmax": lambda x: tg.softmax(x),
+        "log_softmax": lambda x: tg.log_softmax(x),
+        "cross_entropy": lambda x: tg.cross_entropy(x, [0, 1], label_smoothing=0.1),
+        "attention": lambda x: tg.scaled_dot_product_attention(x, x, x),
+        "dropout": lambda x: tg.dropout(x, 0.3, seed=1),
+    }
+    for name, f in same.items():
+        assert f(x).dtype == np.float32, name
+        close(f(x), f(x.astype(float)), 1e-6, 1e-6)
+
+
 # ----------------------------------------------------------------------------------- softmax
 
 
@@ -79,6 +133,16 @@ def test_a_row_of_minus_infinity_poisons_no_shared_weight(create_graph):
     (dw,) = tg.grad(tg.softmax(scores), [w], g, create_graph=create_graph)
     y = tg.softmax(Tensor(x[[0, 2]]) @ w)
     close(dw.numpy(), grads(y, w, g=g[[0, 2]])[0])
+
+
+def test_softmax_over_several_axes_and_none():
+    x = rng.standard_normal((2, 3, 4))
+    for op in (tg.softmax, tg.log_softmax):
+        whole = op(x.reshape(2, -1), axis=1).reshape(x.shape)
+        close(op(x, axis=(1, -1)), whole)
+        assert tg.gradcheck(lambda x, op=op: op(x, axis=(0, 2)), [x], order=2)
+    with pytest.raises(IndexError, match="softmax: axis 5 is out of bounds"):
+        tg.softmax(x, axis=5)
 
 
 def test_softmax_of_nothing():
@@ -154,6 +218,16 @@ def test_all_targets_ignored():
     assert loss.item() == 0.0
     np.testing.assert_array_equal(grads(loss, x)[0], np.zeros((2, 3)))
     assert tg.cross_entropy(np.zeros((0, 3)), np.zeros(0, int)) == 0.0
+
+
+def test_cross_entropy_takes_lists():
+    logits = rng.standard_normal((2, 3))
+    want = tg.cross_entropy(logits, np.array([0, 2]), weight=np.array([1.0, 2.0, 3.0]))
+    close(tg.cross_entropy(logits, [0, 2], weight=[1, 2, 3]), want)
+    assert tg.cross_entropy(np.zeros((0, 3)), []) == 0
+    close(tg.cross_entropy(logits[0], 2), tg.cross_entropy(logits[:1], [2]))
+    with pytest.raises(ValueError, match=r"label_smoothing 1.5 is not between 0 and 1"):
+        tg.cross_entropy(logits, [0, 2], label_smoothing=1.5)
 
 
 def test_cross_entropy_says_what_is_wrong():
@@ -341,6 +415,18 @@ def test_the_padding_row_is_read_and_learns_nothing():
     assert not grads(only_pads.sum(), w)[0].any()
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_negative_padding_row_counts_from_the_end(create_graph):
+    weight = leaf(np.ones((4, 2)))
+    y = tg.embedding([3, 1], weight, padding_idx=-1)
+    (d,) = tg.grad(y, [weight], np.ones((2, 2)), create_graph=create_graph)
+    assert d.numpy()[:, 0].tolist() == [0, 1, 0, 0]
+    with pytest.raises(ValueError, match="embedding: padding_idx 9 is none of 4 rows"):
+        tg.embedding([3, 1], weight, padding_idx=9)
+    with pytest.raises(ValueError, match=r"embedding: weight \(2,\) should be \(rows, width\)"):
+        tg.embedding([0], [1.0, 2.0])
+
+
 def test_ids_come_as_lists_tensors_and_empty():
     w = leaf(rng.standard_normal((4, 2)))
     for ids in ([1, 2], Tensor([1, 2]), np.array([1, 2], np.uint8)):
@@ -440,6 +526,22 @@ def test_pads_do_not_matter(pads, dtype):
     for d, e in zip(grads(y, *ts, g=g), grads(z, *us, g=g), strict=True):
         close(d[:4], e, **tolerance)
         assert not d[4:].any()
+
+
+def test_queries_of_no_width_look_everywhere():
+    """An empty sum is 0 for every key. (1 / √0 was a bare ZeroDivisionError.)"""
+    v = leaf(rng.standard_normal((3, 2)))
+    y = tg.scaled_dot_product_attention(np.ones((2, 0)), np.ones((3, 0)), v)
+    close(y.data, np.tile(v.data.mean(axis=0), (2, 1)))
+
+
+@pytest.mark.parametrize("kind", [list, Tensor])
+def test_a_mask_may_be_a_list_or_a_tensor(kind):
+    q, k, v = (leaf(rng.standard_normal((3, 2))) for _ in range(3))
+    for mask in (np.tri(3, dtype=bool), rng.standard_normal((3, 3))):
+        want = tg.scaled_dot_product_attention(q, k, v, mask=mask)
+        given = mask.tolist() if kind is list else Tensor(mask)
+        close(tg.scaled_dot_product_attention(q, k, v, mask=given).data, want.data, 1e-6, 1e-6)
 
 
 def test_float_masks_are_added():
@@ -548,6 +650,24 @@ def test_padding_changes_nothing(reverse):
     assert not ds2[0][6:].any()
     for a, b in zip([outs2[0][:6], *outs2[1:], ds2[0][:6], *ds2[1:]], [*outs, *ds], strict=True):
         close(a, b)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nan_in_the_pads_goes_nowhere(reverse, create_graph):
+    """Pads are not read, nor multiplied by zero: 0 · NaN would reach every weight."""
+    x, *rest = lstm_inputs()
+    poisoned = leaf(
+        np.where(np.arange(6)[:, None, None] < np.array(LENGTHS)[:, None], x.data, np.nan)
+    )
+    answers = []
+    for first in (x, poisoned):
+        ts = [first, *rest]
+        y, h, c = tg.lstm(*ts, lengths=LENGTHS, reverse=reverse)
+        loss = (y * y).sum() + (h * c).sum()
+        answers.append([y, h, c, *tg.grad(loss, ts, create_graph=create_graph)])
+    for a, b in zip(*answers, strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

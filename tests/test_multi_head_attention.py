@@ -80,6 +80,17 @@ def test_masks_broadcast_and_true_means_may_attend(rng, shape):
     assert (weights.numpy()[~np.broadcast_to(mask, weights.shape)] == 0).all()
 
 
+def test_no_texts_no_steps_and_no_batch(rng):
+    layer = MultiHeadAttention(2, 6, 3, 5)
+    for shape in ((0, 4, 6), (2, 0, 6)):
+        y, weights = layer(Tensor(np.zeros(shape)), need_weights=True)
+        assert y.shape == shape
+        assert weights.shape == (shape[0], 2, shape[1], shape[1])
+        y.sum().backward()
+    with pytest.raises(ValueError, match=r"query \(4, 6\) should be \(batch, steps, d_model\)"):
+        layer(Tensor(np.zeros((4, 6))))
+
+
 def test_a_text_that_may_attend_nothing_poisons_nothing(rng):
     """0 · NaN would reach the weights that all texts share."""
     layer = MultiHeadAttention(2, 6, 3, 3).eval()

@@ -748,6 +748,7 @@ def test_lengths_may_be_a_list_an_array_or_a_tensor(float64):
         (lambda r: r(np.ones((2, 5, 3)), (np.ones((1, 5, 2)),) * 2), r"h0 \(1, 5, 2\) should be .*"
          r"\(layers · directions, batch, hidden_size\) = \(1, 2, 2\)"),
         (lambda r: r(np.ones((2, 5, 3)), (np.ones((1, 2, 2)), np.ones((2, 2)))), r"c0 \(2, 2\)"),
+        (lambda r: r(np.ones((2, 5, 3)), (np.ones((1, 2, 2)), None)), r"c0 \(\) should be"),
         (lambda r: r(np.ones((2, 5, 3)), lengths=[6, 1]), "length of 6 is not between 0 and the 5"),
         (lambda r: r(np.ones((2, 5, 3)), lengths=[5]), "lengths should be 2 integers"),
         (lambda r: r(np.ones((2, 5, 3)), lengths=[5.0, 1.5]), "lengths should be 2 integers"),
@@ -756,6 +757,34 @@ def test_lengths_may_be_a_list_an_array_or_a_tensor(float64):
 def test_lstm_errors(float64, call, message):
     with pytest.raises(ValueError, match=message):
         call(nn.LSTM(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: r(np.ones((2, 5, 3)), np.ones((1, 2, 2))), r"state should be a pair \(h0, c0\)"),
+        (lambda r: r(np.ones((2, 5, 3), int)), "x is int64: it should be floating-point"),
+    ],
+)
+def test_lstm_on_the_wrong_kind_of_thing(call, message):
+    with pytest.raises(TypeError, match=message):
+        call(nn.LSTM(3, 2))
+
+
+def test_lstm_in_two_dtypes():
+    """A float64 input on a float32 module computes in float64; gradients keep their own dtypes."""
+    rnn = nn.LSTM(3, 2)
+    x = Tensor(np.random.default_rng(0).standard_normal((2, 4, 3)), requires_grad=True)
+    y, _ = rnn(x, lengths=[4, 2])
+    y.sum().backward()
+    want, _ = copy.deepcopy(rnn).astype(np.float64)(x, lengths=[4, 2])
+    np.testing.assert_allclose(y.data, want.data, rtol=1e-14)
+    assert (x.grad.dtype, rnn.weight_hh_l0.grad.dtype) == (np.float64, np.float32)
+
+
+def test_a_seed_is_not_negative():
+    with pytest.raises(ValueError, match="seed -1 should be an integer from 0 on"):
+        tg.manual_seed(-1)
 
 
 def test_lstm_keeps_float32():

@@ -134,6 +134,25 @@ def test_bad_arguments(arguments, message):
         TextClassifier(10, 8, 3, **arguments)
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_whatever_stands_in_the_row_of_the_pad_takes_no_part(options):
+    """A row of NaN at the pads' id: not one logit, not one gradient notices."""
+    model = TextClassifier(10, 8, 3, h=2, **options).eval()
+    v = np.random.default_rng(0).standard_normal((len(TEXTS), 3))
+    logits, gradients = run(model, TEXTS, 9, v)
+    model.embedding.weight.data[0] = np.nan
+    poisoned, poisoned_gradients = run(model, TEXTS, 9, v)
+    np.testing.assert_array_equal(poisoned, logits)
+    for name, g in gradients.items():
+        np.testing.assert_array_equal(poisoned_gradients[name], g, err_msg=name)
+
+
+def test_batches_without_texts_or_tokens():
+    model = TextClassifier(10, 8, 3, h=2).eval()
+    assert model(np.zeros((0, 4), int)).shape == (0, 3)
+    np.testing.assert_array_equal(model([[], []]).numpy(), np.tile(model.fc.bias.data, (2, 1)))
+
+
 def test_bad_ids():
     model = TextClassifier(10, 8, 3, h=2)
     with pytest.raises(IndexError, match=r"id 10 at \[0, 1\] is outside the table"):
@@ -144,3 +163,5 @@ def test_bad_ids():
         model(np.array([[1, 2]]), [1, 2])
     with pytest.raises(ValueError, match="between 0 and the 2 ids"):
         model(np.array([[1, 2]]), [3])
+    with pytest.raises(ValueError, match="lengths should be integers, not float64"):
+        model(np.array([[1, 2]]), [1.5])

@@ -221,7 +221,7 @@ TORCH = {
     "sub": lambda a, b: a - b,
     "sum": reduction(torch.sum),
     "sum_to": lambda x, shape: x.sum_to_size(shape),
-    "swapaxes": lambda x, i, j: x.transpose(i, j),
+    "swapaxes": lambda x, axis1, axis2: x.transpose(axis1, axis2),
     "tanh": torch.tanh,
     "transpose": lambda x, axes: x.permute(tuple(range(x.ndim))[::-1] if axes is None else axes),
     "where": torch.where,

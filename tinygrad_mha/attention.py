@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from .backend import is_array, place_like, xp
-from .dropout import _mask
+from .dropout import dropout_mask
 from .primitives import masked_fill, matmul, mT, mul
 from .random import next_mask
 from .sampling import normal
 from .softmax import softmax_into, softmax_reference
-from .tensor import fused, value
+from .tensor import floating, fused, value
 
 
 def scaled_dot_product_attention_reference(
@@ -22,14 +22,14 @@ def scaled_dot_product_attention_reference(
     """The definition: each query averages the values, weighted by how well its key matches."""
     p = attention_weights(q, k, mask=mask, is_causal=is_causal, scale=scale)
     if dropout_p:
-        p = mul(p, _mask(value(p), dropout_p, seed))
+        p = mul(p, dropout_mask(value(p), dropout_p, seed))
     return matmul(p, v)
 
 
 def attention_weights(q, k, *, mask=None, is_causal=False, scale=None):
     """softmax(q kᵀ · scale) where allowed: (..., Tq, Tk). What the fused op never hands out."""
     _check(q, k)
-    scores = matmul(q, mT(k)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = matmul(q, mT(k)) * _scale(q, scale)
     added, allowed = _masks(value(scores), mask, is_causal)
     if added is not None:
         scores = scores + added
@@ -70,11 +70,12 @@ def scaled_dot_product_attention(
     A boolean mask says True where a query *may* attend, a floating one is added to the scores and
     is a constant; either broadcasts to (..., Tq, Tk). ``is_causal`` lets query i see keys 0 … i.
     Forbidden scores are -inf, never a large number; a query that may attend nothing gets zeros and
-    sends back zeros.
+    sends back zeros. What is masked weighs 0, and 0 times anything finite is 0: so queries, keys
+    and values have to be finite even where nobody may look (in PyTorch too).
     """
     _check(q, k, v)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    s = q @ mT(k)  # (..., Tq, Tk), and from here on in place
+    scale = _scale(q, scale)
+    s = floating(q @ mT(k))  # (..., Tq, Tk), and from here on in place
     s *= scale
     added, allowed = _masks(s, mask, is_causal)
     if added is not None:
@@ -82,7 +83,7 @@ def scaled_dot_product_attention(
     if allowed is not None:
         s = xp(s).where(allowed, s, s.dtype.type(-np.inf))
     p = softmax_into(s, -1)
-    m = _mask(p, dropout_p, seed) if dropout_p else None
+    m = dropout_mask(p, dropout_p, seed) if dropout_p else None
 
     def pullback(g):
         dv = mT(p if m is None else p * m) @ g
@@ -95,6 +96,11 @@ def scaled_dot_product_attention(
         return ds @ k, mT(ds) @ q, dv
 
     return (p if m is None else p * m) @ v, pullback
+
+
+def _scale(q, scale):
+    """1 / √d unless given. With d = 0 every score is an empty sum, 0, whatever it is scaled by."""
+    return max(q.shape[-1], 1) ** -0.5 if scale is None else scale
 
 
 def _masks(scores, mask, is_causal):

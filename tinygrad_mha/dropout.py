@@ -6,17 +6,18 @@ from .backend import place_like
 from .primitives import mul
 from .random import keep_mask, keep_scale, next_mask
 from .sampling import normal
-from .tensor import fused, value
+from .tensor import floating, fused, value
 
 
 def dropout_reference(x, *, p, training=True, seed=None):
     """The definition: multiply by a mask that is 0 with probability p and 1 / (1 − p) otherwise."""
-    return mul(x, _mask(value(x), p, seed)) if training and p else mul(x, 1.0)
+    return mul(x, dropout_mask(value(x), p, seed)) if training and p else mul(x, 1.0)
 
 
-def _mask(x, p, seed):
+def dropout_mask(x, p, seed):
+    """0 with probability p, else 1 / (1 − p): an array like array x."""
     kept = place_like(keep_mask(seed, x.shape, p), x)
-    return kept * x.dtype.type(keep_scale(p))
+    return kept * floating(x).dtype.type(keep_scale(p))
 
 
 def _resolve(*, p, training=True, seed=None):
@@ -36,5 +37,5 @@ def dropout(x, *, p, training=True, seed=None):
     """
     if not training or not p:
         return x * 1, lambda g: (g,)
-    mask = _mask(x, p, seed)
+    mask = dropout_mask(x, p, seed)
     return x * mask, lambda g: (g * mask,)

@@ -11,11 +11,13 @@ from .tensor import fused, value
 
 def embedding_reference(ids, weight, *, padding_idx=None):
     """The definition: pick rows. The padding row is read like any other but learns nothing."""
-    ids = place_like(_ids(ids, weight.shape[0]), value(weight))
+    ids = place_like(_ids(ids, weight.shape), value(weight))
     y = getitem(weight, key=ids)
     if padding_idx is None:
         return y
-    return where((ids == padding_idx)[..., None], value(weight)[ids], y)
+    return where(
+        (ids == padding_row(padding_idx, weight.shape[0]))[..., None], value(weight)[ids], y
+    )
 
 
 def _sample(rng):
@@ -32,9 +34,9 @@ def embedding(ids, weight, *, padding_idx=None):
 
     A word that occurs twice gets both gradients: ``dweight[ids] += g`` would keep only one. Sorted
     by id, the rows that belong together are neighbours, and one ``add.reduceat`` sums each run.
-    The row ``padding_idx`` gets no gradient.
+    The row ``padding_idx`` gets no gradient; a negative one counts from the end.
     """
-    ids = _ids(ids, weight.shape[0])
+    ids, padding_idx = _ids(ids, weight.shape), padding_row(padding_idx, weight.shape[0])
     y = weight[place_like(ids, weight)]
 
     def pullback(g):
@@ -59,8 +61,20 @@ def embedding_gradient(g, ids, shape, padding_idx):
     return dweight
 
 
-def _ids(ids, count):
-    """The ids as an integer array on the host, every one of them inside the table."""
+def padding_row(padding_idx, rows):
+    """``padding_idx`` counted from the front, or None."""
+    if padding_idx is None:
+        return None
+    if not -rows <= padding_idx < rows:
+        raise ValueError(f"padding_idx {padding_idx} is none of {rows} rows")
+    return padding_idx % rows
+
+
+def _ids(ids, table):
+    """The ids as an integer array on the host, every one of them inside a table of that shape."""
+    if len(table) != 2:
+        raise ValueError(f"weight {table} should be (rows, width)")
+    count = table[0]
     ids = value(ids)
     ids = to_host(ids) if is_array(ids) else np.asarray(ids)
     if ids.dtype.kind not in "iu":

@@ -18,15 +18,16 @@ from .tensor import fused, value
 def lstm_reference(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, reverse=False):
     """The definition: one step after another, one gate after another.
 
-    At a pad the state stays what it was and the output is zero. So "the last state" is that of
-    the last real token, and in reverse the text begins at its last real token.
+    A pad is not even read: the state stays what it was and the output is zero. So "the last state"
+    is that of the last real token, and in reverse the text begins at its last real token.
     """
     steps, n = x.shape[0], w_hh.shape[1]
     real = _real(value(x), lengths)
     h, c = h0, c0
     outputs = [None] * steps
     for t in reversed(range(steps)) if reverse else range(steps):
-        a = matmul(getitem(x, key=t), transpose(w_ih)) + matmul(h, transpose(w_hh))  # (B, 4H)
+        x_t = where(real[t], getitem(x, key=t), 0.0)  # (B, I)
+        a = matmul(x_t, transpose(w_ih)) + matmul(h, transpose(w_hh))  # (B, 4H)
         for bias in (b_ih, b_hh):
             a = a if bias is None else a + bias
         i, f, g, o = (getitem(a, key=(slice(None), slice(k * n, k * n + n))) for k in range(4))
@@ -36,7 +37,7 @@ def lstm_reference(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None,
         c = where(real[t], c_new, c)
         h = where(real[t], h_new, h)
         outputs[t] = where(real[t], h_new, 0.0)
-    y = stack(*outputs) if steps else x[:, :, :0] @ transpose(w_hh)[:0, :n]
+    y = stack(outputs) if steps else x[:, :, :0] @ transpose(w_hh)[:0, :n]
     return y, h, c
 
 
@@ -259,6 +260,8 @@ def _lengths(lengths, steps, batch) -> np.ndarray:
 def _check(x, h0, c0, w_ih, w_hh, b_ih, b_hh):
     if x.ndim != 3:
         raise ValueError(f"x {x.shape} should be (steps, batch, features)")
+    if x.dtype.kind != "f":
+        raise TypeError(f"x is {x.dtype}: it should be floating-point; ids go through an embedding")
     n = w_hh.shape[-1]
     fits = {"w_ih": (w_ih, (4 * n, x.shape[2])), "w_hh": (w_hh, (4 * n, n))}
     fits |= {"h0": (h0, (x.shape[1], n)), "c0": (c0, (x.shape[1], n))}

@@ -14,7 +14,7 @@ import numpy as np
 
 from .backend import Array, check_device, default_device, place_like, to_device, to_host, xp
 from .dropout import dropout
-from .embedding import embedding
+from .embedding import embedding, padding_row
 from .layernorm import layer_norm
 from .lstm import lstm
 from .primitives import concatenate, stack, swapaxes
@@ -391,12 +391,9 @@ class Embedding(Module):
     ) -> None:
         _check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         rows = normal((num_embeddings, embedding_dim))
+        self.padding_idx = padding_row(padding_idx, num_embeddings)
         if padding_idx is not None:
-            if not -num_embeddings <= padding_idx < num_embeddings:
-                raise ValueError(f"padding_idx {padding_idx} is none of {num_embeddings} rows")
-            padding_idx %= num_embeddings
             rows[padding_idx] = 0
-        self.padding_idx = padding_idx
         self.weight = Parameter(rows, dtype=default_dtype())
 
     def forward(self, ids: Any) -> Tensor:
@@ -611,12 +608,15 @@ class LSTM(Module):
 
     def _checked(self, state: tuple[Any, Any], batch: int) -> tuple[Any, Any]:
         shape = self.num_layers * self.directions, batch, self.hidden_size
+        if not isinstance(state, list | tuple) or len(state) != 2:
+            raise TypeError("LSTM: the state should be a pair (h0, c0)")
         h0, c0 = state
         for name, s in (("h0", h0), ("c0", c0)):
-            if tuple(s.shape) != shape:
+            given = tuple(getattr(s, "shape", ()))
+            if given != shape:
                 raise ValueError(
-                    f"LSTM: {name} {tuple(s.shape)} should be (layers · directions, batch, "
-                    f"hidden_size) = {shape}"
+                    f"LSTM: {name} {given} should be (layers · directions, batch, hidden_size) = "
+                    f"{shape}"
                 )
         return h0, c0
 

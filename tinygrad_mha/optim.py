@@ -17,7 +17,7 @@ import numpy as np
 
 from .backend import Array, place_like, to_host, xp
 from .nn import Parameter
-from .tensor import Tensor, _wrap, value
+from .tensor import Tensor, value
 
 PIECE = 1 << 16  # elements: a few arrays of that size stay in the cache. 1.5 times as fast at 2 M
 
@@ -464,7 +464,7 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = Fals
     if m is np and factor == 1:
         return norm
     for p in params:  # not in place: the user may have set one array as two gradients
-        p.grad = _wrap(p.grad.data * factor.astype(p.grad.dtype))
+        p.grad = p.grad.detach() * factor.astype(p.grad.dtype)
     return norm
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from .backend import Array, check_device, device_of, is_array, place_like, to_device, xp
 from .sampling import distinct, normal, positive
-from .tensor import Tensor, primitive, primitive_of_many, value
+from .tensor import Tensor, number_dtype, primitive, primitive_of_many, value
 
 # ---------------------------------------------------------------- arithmetic, element by element
 
@@ -159,8 +159,10 @@ def minimum(a, b):
 def where(condition, a, b):
     """y = a where the condition holds, else b       da = g where it holds, else 0; db the rest
 
-    The gradient of the branch that was not taken is 0 and not 0 · g', so a NaN over there stays
-    there.
+    The branch that was not taken is sent a plain 0, not 0 · g, which would be NaN for an infinite
+    g. What that branch makes of it is its own affair: ``where(x > 0, log(x), 0)`` still has the
+    gradient 0 / 0 at x = 0. A harmless number helps, put there beforehand: ``log(where(x > 0, x,
+    1))``.
     """
     return xp(condition).where(condition, a, b)
 
@@ -198,10 +200,13 @@ def _inverse(axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(axes.index(k) for k in range(len(axes)))
 
 
-@primitive(lambda g, y, x, i, j: g.swapaxes(i, j), sample=normal((2, 3, 4), i=0, j=-1))
-def swapaxes(x, *, i, j):
+@primitive(
+    lambda g, y, x, axis1, axis2: g.swapaxes(axis1, axis2),
+    sample=normal((2, 3, 4), axis1=0, axis2=-1),
+)
+def swapaxes(x, *, axis1, axis2):
     """Two axes exchanged.      dx = g with the same two exchanged"""
-    return x.swapaxes(i, j)
+    return x.swapaxes(axis1, axis2)
 
 
 @primitive(lambda g, y, x, axis: g.reshape(x.shape), sample=normal((2, 3), axis=1))
@@ -237,7 +242,7 @@ def sum_to(x, *, shape):
 )
 def astype(x, *, dtype):
     """The same values in another dtype.        dx = g in the dtype of x"""
-    return x.astype(dtype)
+    return x.astype(number_dtype(dtype))
 
 
 @primitive(
@@ -248,10 +253,14 @@ def to(x, *, device):
     return to_device(x, check_device(device))
 
 
-def _part(k: int, xs: Sequence, axis: int) -> tuple[slice, ...]:
-    axis %= xs[0].ndim
-    start = builtins.sum(x.shape[axis] for x in xs[:k])
-    return (*[slice(None)] * axis, slice(start, start + xs[k].shape[axis]))
+def concatenate_dx(k, g, y, *xs, axis):
+    shapes = [x.shape for x in _arrays(map(value, xs))]
+    sizes = [math.prod(shape) if axis is None else shape[axis] for shape in shapes]
+    start = builtins.sum(sizes[:k])
+    stretch = slice(start, start + sizes[k])
+    if axis is None:
+        return g[stretch].reshape(shapes[k])
+    return g[(slice(None),) * (axis % y.ndim) + (stretch,)]
 
 
 def _slice(k: int, y: Any, axis: int) -> tuple:
@@ -263,11 +272,14 @@ def _arrays(xs: Iterable) -> list:
 
 
 @primitive_of_many(
-    lambda k, g, y, *xs, axis: g[_part(k, _arrays(map(value, xs)), axis)],
+    concatenate_dx,
     sample=normal((2, 3), (2, 1), axis=1),
 )
 def concatenate(*xs, axis=0):
-    """Arrays one after another along an axis that exists.      dx_k = the k-th stretch of g"""
+    """Arrays one after another along an axis that exists.      dx_k = the k-th stretch of g
+
+    ``axis=None`` joins them as flat rows of numbers.
+    """
     return xp(xs[0]).concatenate(_arrays(xs), axis)
 
 
@@ -474,18 +486,21 @@ for _op in (exp, log, sqrt, abs, tanh, sigmoid, relu, maximum, minimum, masked_f
     attach(_op.name, _op)
 
 
-def _reshape(x: Tensor, *shape: Any) -> Tensor:
-    """``x.reshape(2, 3)`` and ``x.reshape((2, 3))`` are the same."""
-    return reshape(x, shape=shape[0] if len(shape) == 1 else shape)
+def _reshape(x: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
+    """``x.reshape(2, 3)``, ``x.reshape((2, 3))`` and ``x.reshape(shape=(2, 3))`` are the same."""
+    if shape is None:
+        shape = sizes[0] if len(sizes) == 1 else sizes
+    return reshape(x, shape=shape)
 
 
-def _transpose(x: Tensor, *axes: Any) -> Tensor:
+def _transpose(x: Tensor, *order: Any, axes: Any = None) -> Tensor:
     """``x.transpose()`` reverses the axes, ``x.transpose(1, 0)`` orders them, as does a tuple."""
-    axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
-    return transpose(x, axes=axes or None)
+    if axes is None and order:
+        axes = order[0] if len(order) == 1 and not isinstance(order[0], int) else order
+    return transpose(x, axes=axes)
 
 
-for _name, _f in {"reshape": _reshape, "transpose": _transpose}.items():
-    setattr(Tensor, _name, _f)
-setattr(Tensor, "T", property(transpose))  # noqa: B010 (to a type checker T cannot be set)
+setattr(Tensor, "reshape", _reshape)  # noqa: B010 (a type checker has them from operators.py)
+setattr(Tensor, "transpose", _transpose)  # noqa: B010
+setattr(Tensor, "T", property(transpose))  # noqa: B010
 setattr(Tensor, "mT", property(mT))  # noqa: B010

@@ -32,12 +32,16 @@ class _Stream(threading.local):
 
 
 _seed = 0
-_weights = np.random.default_rng(0)
+_generator: np.random.Generator | None = None  # made when first used: numpy.random imports slowly
+_making = threading.Lock()
 _stream = _Stream()
 
 
 def manual_seed(seed: int) -> None:
     """Start all randomness over: initial weights and dropout masks.
+
+    The masks are those of the calling thread and of threads that start later: each thread has its
+    own place in the sequence, so that no thread's masks depend on how fast another one runs.
 
     >>> manual_seed(0)
     >>> first = uniform((2,), -1, 1)
@@ -45,20 +49,32 @@ def manual_seed(seed: int) -> None:
     >>> bool((uniform((2,), -1, 1) == first).all())
     True
     """
-    global _seed, _weights
-    _seed = int(seed)
-    _weights = np.random.default_rng(_seed)
+    global _seed, _generator
+    seed = int(seed)
+    if seed < 0:
+        raise ValueError(f"seed {seed} should be an integer from 0 on")
+    with _making:
+        _seed, _generator = seed, None
     _stream.__init__()  # type: ignore[misc]
+
+
+def weights_generator() -> np.random.Generator:
+    """The generator of initial weights."""
+    global _generator
+    with _making:
+        if _generator is None:
+            _generator = np.random.default_rng(_seed)
+        return _generator
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
     """Uniform float64 numbers in [low, high), from the generator of initial weights."""
-    return _weights.uniform(low, high, shape)
+    return weights_generator().uniform(low, high, shape)
 
 
 def normal(shape: tuple[int, ...]) -> np.ndarray:
     """Standard normal float64 numbers, from the generator of initial weights."""
-    return _weights.standard_normal(shape)
+    return weights_generator().standard_normal(shape)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-Sample = Callable[[np.random.Generator], tuple[tuple, dict]]
+Sample = Callable[["np.random.Generator"], tuple[tuple, dict]]  # quoted: an import of 10 ms
 
 
 def normal(*shapes: tuple[int, ...], **params: Any) -> Sample:

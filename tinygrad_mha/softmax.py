@@ -11,7 +11,7 @@ import numpy as np
 from .backend import is_array, place_like, xp
 from .primitives import attach, exp, log, sum, where
 from .sampling import normal
-from .tensor import fused, value
+from .tensor import floating, fused, value
 
 # ----------------------------------------------------------------------------------- softmax
 
@@ -21,7 +21,7 @@ def shift_of(x, axis):
 
     A row of nothing but -inf has no finite maximum; 0 is as good there, and -inf - (-inf) is not.
     """
-    if x.shape[axis] == 0:
+    if not x.size:
         return xp(x).zeros((), x.dtype)
     top = x.max(axis=axis, keepdims=True)
     return xp(x).where(top == -np.inf, x.dtype.type(0), top)
@@ -47,14 +47,14 @@ def softmax_into(x, axis):
 
 @fused(reference=softmax_reference, sample=normal((2, 5), axis=-1))
 def softmax(x, *, axis=-1):
-    """Exponentials that sum to one along ``axis``.
+    """Exponentials that sum to one along ``axis`` (or several, given a tuple).
 
     y_i = e^(x_i) / Σ_j e^(x_j)        dx = y · (g − ⟨g, y⟩)
 
     Since ∂y_i/∂x_j = y_i (δ_ij − y_j), every input moves every output of its row; the sum over i
     leaves one inner product a row. A row of nothing but -inf gives zeros, and zero gradients.
     """
-    y = softmax_into(x * 1, axis)
+    y = softmax_into(floating(x) * 1, axis)
 
     def pullback(g):
         dx = g * y
@@ -80,7 +80,7 @@ def log_softmax(x, *, axis=-1):
 
     y_i = x_i − log Σ_j e^(x_j)        dx = g − e^y · Σ g
     """
-    m = xp(x)
+    m, x = xp(x), floating(x)
     y = x - shift_of(x, axis)
     total = m.exp(y).sum(axis=axis, keepdims=True)
     total += total == 0
@@ -136,6 +136,8 @@ def cross_entropy(
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction {reduction!r} is none of 'mean', 'sum', 'none'")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing {label_smoothing} is not between 0 and 1")
     rows, goal = _rows(logits, targets, ignore_index)
     q, total = _goal_distribution(rows, goal, weight, label_smoothing, ignore_index)
     log_p, _ = log_softmax.forward(rows)
@@ -158,9 +160,12 @@ def cross_entropy(
 
 def _rows(logits, targets, ignore_index):
     """Logits as (N, C) and targets as (N,), checked on the host before they go to the device."""
-    targets = value(targets)
-    if not is_array(targets) or targets.dtype.kind not in "iu":
-        raise TypeError("targets are class numbers: an integer array")
+    logits, targets = floating(logits), value(targets)
+    targets = targets if is_array(targets) else np.asarray(targets)
+    if not targets.size:  # an empty list has no dtype of its own
+        targets = targets.astype(np.int64)
+    if targets.dtype.kind not in "iu":
+        raise TypeError(f"targets are class numbers: an integer array, not {targets.dtype}")
     if targets.shape != logits.shape[:-1]:
         raise ValueError(
             f"logits {logits.shape} want targets {logits.shape[:-1]}, not {targets.shape}"
@@ -184,7 +189,8 @@ def _goal_distribution(rows, goal, weight, smoothing, ignore_index):
     """``q`` (N, C) of the docstring above, and the Σ w_t that ``"mean"`` divides by (1 for 0)."""
     m, (n, classes) = xp(rows), rows.shape
     counts = m.ones(n, rows.dtype) if ignore_index is None else (goal != ignore_index)
-    w = m.ones(classes, rows.dtype) if weight is None else value(weight).astype(rows.dtype)
+    w = m.ones(classes, rows.dtype) if weight is None else value(weight)
+    w = (w if is_array(w) else m.asarray(w)).astype(rows.dtype, copy=False)
     if w.shape != (classes,):
         raise ValueError(f"weight {w.shape} should hold one number for each of {classes} classes")
     one_hot = m.arange(classes) == goal[:, None]  # an ignored target may lie outside, and hits none

@@ -150,9 +150,10 @@ class Tensor(Operators):
         keep = retain_graph or create_graph
         gradients = backpropagate([(self, seed)], None, create_graph, release=not keep)
         handed_out = {id(value(seed)), id(value(gradient))}
-        for leaf, d in gradients.items():
-            d = _own(d, leaf, handed_out)
-            leaf.grad = d if leaf.grad is None else leaf.grad + d
+        with recording(create_graph):
+            for leaf, d in gradients.items():
+                d = _own(d, leaf, handed_out)
+                leaf.grad = d if leaf.grad is None else leaf.grad + d
 
     def __repr__(self) -> str:
         text = repr(to_host(self.data)).removeprefix("array(").removesuffix(")")
@@ -225,6 +226,14 @@ def default_dtype() -> np.dtype:
     return _default_dtype
 
 
+def number_dtype(dtype: Any) -> np.dtype:
+    """``dtype``, if it is one that a Tensor can hold."""
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "fiub":
+        raise TypeError(f"a Tensor holds numbers, not {dtype}")
+    return dtype
+
+
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     """The array that a Tensor is made of: see :class:`Tensor` for the rules."""
     data = value(data)
@@ -237,10 +246,9 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
         if not known and data.dtype.kind == "f":
             data = data.astype(default_dtype())
         device = default_device() if device is None else device
-    if data.dtype.kind not in "fiub":
-        raise TypeError(f"a Tensor holds numbers, not {data.dtype}")
+    number_dtype(data.dtype)
     if dtype is not None:
-        data = data.astype(dtype, copy=False)
+        data = data.astype(number_dtype(dtype), copy=False)
     return data if device is None else to_device(data, device)
 
 
@@ -341,9 +349,11 @@ class Op:
                 odd = True
             arrays.append(a)
         if odd:  # a list, a NumPy scalar, a CuPy array
-            weak = tensors or any(is_array(a) and a.dtype.kind == "f" for a in arrays)
+            weak = tensors or any(is_array(a) and is_floating(a) for a in arrays)
             args = tuple(a if isinstance(a, Tensor) else constant(a, self, weak) for a in args)
             arrays = [value(a) for a in args]
+        if self.reference is not None:
+            arrays = in_one_dtype(arrays)
         try:
             y = self.forward(*arrays, **params)
         except (ValueError, TypeError, IndexError) as e:
@@ -370,33 +380,30 @@ class Op:
                 return y
         if self.casts or y.dtype.kind != "f":
             return y
-        floats = [a.dtype for a in arrays if hasattr(a, "dtype") and a.dtype.kind == "f"]
+        floats = [a.dtype for a in arrays if is_floating(a)]
         return y.astype(np.result_type(*floats) if floats else default_dtype(), copy=False)
 
     def _bind(self, args: tuple, params: dict) -> tuple[tuple, dict]:
         """Sort what the caller wrote into arrays by position and parameters by keyword."""
         takes = f"it takes ({', '.join([*self.array_names, *self.param_names])})"
+        names = [*self.array_names, *self.param_names]
+        many: tuple = ()
         if self.variadic:  # f(a, b, axis=1), or as NumPy has it, f([a, b], 1)
-            if args and isinstance(args[0], list | tuple):
-                args, extra = tuple(args[0]), args[1:]
-                params = dict(zip(self.param_names, extra, strict=False)) | params
-            if not args:
+            listed = bool(args) and isinstance(args[0], list | tuple)
+            many, args = (tuple(args[0]), args[1:]) if listed else (args, ())
+            if not many:
                 raise ValueError(f"{self.name}: nothing to join, the sequence is empty")
-        else:
-            names = [*self.array_names, *self.param_names]
-            if len(args) > len(names):
-                raise TypeError(f"{self.name}: {len(args)} arguments, but {takes}")
-            given = dict(zip(names, args, strict=False))
-            if twice := given.keys() & params.keys():
-                raise TypeError(f"{self.name}: {', '.join(sorted(twice))} given twice; {takes}")
-            params = given | params
-            needed = [n for n in self.array_names if n not in self.optional and n not in params]
-            if needed:
-                raise TypeError(f"{self.name}: missing argument {', '.join(needed)}; {takes}")
-            args = tuple(params.pop(name, None) for name in self.array_names)
-        needed = [n for n in self.param_names if n in self.required - params.keys()]
+        if len(args) > len(names):
+            raise TypeError(f"{self.name}: {len(args)} arguments, but {takes}")
+        given = dict(zip(names, args, strict=False))
+        if twice := given.keys() & params.keys():
+            raise TypeError(f"{self.name}: {', '.join(sorted(twice))} given twice; {takes}")
+        params = given | params
+        needed = {*self.array_names, *self.required} - self.optional - params.keys()
         if needed:
-            raise TypeError(f"{self.name}: missing argument {', '.join(needed)}; {takes}")
+            missing = ", ".join(n for n in names if n in needed)
+            raise TypeError(f"{self.name}: missing argument {missing}; {takes}")
+        args = many or tuple(params.pop(name, None) for name in self.array_names)
         if unknown := params.keys() - self.known:
             raise TypeError(f"{self.name}: unknown argument {', '.join(sorted(unknown))}; {takes}")
         return args, params
@@ -435,9 +442,13 @@ class Op:
                 )
             return [d() if w and callable(d) else d for d, w in zip(ds, wants, strict=True)]
         # The gradient of the gradient: play the reference on aliases, one per argument, so that a
-        # Tensor used as query and as key at once still gets two separate gradients here.
-        identity = REGISTRY["identity"]
-        xs = [identity(x) if w else x for x, w in zip(node.inputs, wants, strict=True)]
+        # Tensor used as query and as key at once still gets two separate gradients here; and in one
+        # dtype, as in the forward pass. (Ops of chapter 2 go by their names in this chapter.)
+        alias, cast, wide = REGISTRY["identity"], REGISTRY["astype"], y.dtype
+        xs = [
+            cast(x, dtype=wide) if is_floating(x) and x.dtype != wide else alias(x) if w else x
+            for x, w in zip(node.inputs, wants, strict=True)
+        ]
         outputs = self.reference(*xs, **node.params)
         roots = zip(outputs, g, strict=True) if node.outputs else [(outputs, g)]
         roots = [(o, d) for o, d in roots if d is not None and wanted(o)]
@@ -477,6 +488,25 @@ def constant(a: Any, op: Op, weak: bool) -> Any:
     if isinstance(a, list | tuple):
         return as_array(a, device="cpu")
     raise TypeError(f"{op.name}: cannot compute with {type(a).__name__}; pass a Tensor or an array")
+
+
+def in_one_dtype(arrays: list) -> list:
+    """Floating arrays in the widest of their dtypes, which a fused op then uses for its buffers."""
+    dtypes = {a.dtype for a in arrays if is_floating(a)}
+    if len(dtypes) < 2:
+        return arrays
+    widest = np.result_type(*dtypes)
+    return [a.astype(widest, copy=False) if is_floating(a) else a for a in arrays]
+
+
+def is_floating(x: Any) -> bool:
+    """Whether x is an array or a Tensor of floating-point numbers."""
+    return hasattr(x, "dtype") and x.dtype.kind == "f"
+
+
+def floating(x: Array) -> Array:
+    """Array x, or, if it holds integers, its values in the default dtype."""
+    return x if x.dtype.kind == "f" else x.astype(default_dtype())
 
 
 # ------------------------------------------------------------------------------ the way back
@@ -519,7 +549,8 @@ def backpropagate(
                 owned.add(x)
 
     roots = list(roots)
-    trail = history([y for y, _ in roots])
+    oldest = min((-1 if t.node is None else t.node.born for t in targets or ()), default=-1)
+    trail = history([y for y, _ in roots], after=oldest)
     useful = None if targets is None else _useful(trail, targets)
     keep = set(targets or ())
     for y, g in roots:
@@ -529,19 +560,23 @@ def backpropagate(
         while trail:
             y = trail.pop()
             node = y.node
-            outputs = [y]
-            while trail and trail[-1].node is node:  # several outputs of one call
-                outputs.append(trail.pop())
-            g = [gradients.get(o) if o in keep else gradients.pop(o, None) for o in outputs]
-            if all(d is None for d in g):
-                continue
-            if node.outputs:
-                by_index = {o.index: d for o, d in zip(outputs, g, strict=True)}
+            g = gradients.get(y) if y in keep else gradients.pop(y, None)
+            if node.outputs:  # y is one of several: collect its sisters, which are as old as it
+                by_index = {y.index: g}
+                while trail and trail[-1].node is node:
+                    o = trail.pop()
+                    by_index[o.index] = gradients.get(o) if o in keep else gradients.pop(o, None)
                 g = tuple(by_index.get(k) for k in range(node.outputs))
+                nothing = all(d is None for d in g)
             else:
-                g = g[0]
-            wants = [wanted(x) and (useful is None or x in useful) for x in node.inputs]
-            if any(wants):
+                nothing = g is None
+            if nothing:
+                continue
+            wants = [
+                isinstance(x, Tensor) and x.tracked and (useful is None or x in useful)
+                for x in node.inputs
+            ]
+            if True in wants:
                 ds = node.op.pull(node, y, g, wants, create_graph)
                 for x, d, w in zip(node.inputs, ds, wants, strict=True):
                     if w and d is not None:
@@ -559,13 +594,16 @@ def _covers(large: tuple[int, ...], small: tuple[int, ...]) -> bool:
     return lead >= 0 and all(n in (1, m) for n, m in zip(small, large[lead:], strict=True))
 
 
-def history(roots: Iterable[Tensor]) -> list[Tensor]:
-    """The computed Tensors behind ``roots`` (themselves included), oldest first."""
+def history(roots: Iterable[Tensor], after: int = -1) -> list[Tensor]:
+    """The computed Tensors behind ``roots`` (themselves included), oldest first.
+
+    Only those born later than ``after``: what is older is not in the answer and not walked through.
+    """
     todo = list(roots)
     found = set(todo)
     while todo:
         node = todo.pop().node
-        if node is None:
+        if node is None or node.born <= after:
             continue
         if node.inputs is None:
             raise RuntimeError(
@@ -575,7 +613,8 @@ def history(roots: Iterable[Tensor]) -> list[Tensor]:
         new = [x for x in node.inputs if wanted(x) and x not in found]
         found.update(new)
         todo += new
-    return sorted((t for t in found if t.node is not None), key=attrgetter("node.born"))
+    found = {t for t in found if t.node is not None and t.node.born > after}
+    return sorted(found, key=attrgetter("node.born"))
 
 
 def _useful(trail: list[Tensor], targets: Sequence[Tensor]) -> set[Tensor]:
@@ -648,6 +687,8 @@ def _seed(y: Tensor, g: Any, caller: str, create_graph: bool) -> Any:
     An array; or, when the backward pass is recorded, a Tensor: the caller's own, if he gave one,
     because the gradients depend on it too.
     """
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{caller}: the output should be a Tensor, not a {type(y).__name__}")
     if not y.tracked:
         raise ValueError(
             f"{caller}: this Tensor does not require a gradient and was not computed from one that "
@@ -661,8 +702,10 @@ def _seed(y: Tensor, g: Any, caller: str, create_graph: bool) -> Any:
                 f"{y.shape}, so pass a gradient of that shape (or reduce it, as with .sum())"
             )
         g = m.ones_like(y.data)
-    elif not is_array(value(g)):
-        g = m.asarray(g, dtype=y.dtype)
+    elif not isinstance(g, Tensor):
+        g = g if is_array(g) else m.asarray(g)
+        if g.dtype.kind not in "fiub":
+            raise TypeError(f"{caller}: a gradient holds real numbers, not {g.dtype}")
     if g.shape != y.shape:
         raise ValueError(f"{caller}: the gradient has shape {g.shape}, the Tensor {y.shape}")
     if not create_graph:
