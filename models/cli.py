@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -48,6 +49,8 @@ def run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # we are going, no need to press again
         return fail("interrupted; no model was written" if saves else "interrupted", 130)
     except OSError as e:
         place = e.filename or "standard output"
@@ -223,9 +226,15 @@ def train(options: argparse.Namespace) -> None:
     training.LabelSet.from_labels(data.labels, options.data)  # one class only is told first
     parts = training.split(data, test)
     training.LabelSet.from_labels(parts.fit.labels, options.data).encode(parts.test)
+    if test is not None:
+        known = set(data.texts)
+        both = sum(text in known for text in test.texts)
+        if both:
+            note = f"{both} of the {len(test)} texts to measure on are in {options.data} too"
+            print(f"{one_line(options.valid)}: {note}: it will look too good", file=sys.stderr)
     trained = training.train(parts, settings, progress=True, source=options.data)
     result = training.evaluate(trained, parts.test)
-    trained.metrics |= {"test": result}
+    trained.metrics |= {"test": {"data": parts.test.source, **result}}
     trained.save(out)
     labels, confusion = trained.labels, training.np.array(result["confusion"])
     print(class_table(labels, result))

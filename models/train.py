@@ -73,9 +73,9 @@ class Settings:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} is {getattr(self, name)}, it must be at least {low}")
-        for name in sizes:
-            if getattr(self, name) > LIMIT:
-                raise InputError(f"{name} is {getattr(self, name)}, it must be at most {LIMIT}")
+        for name, high in {**dict.fromkeys(sizes, LIMIT), "num_layers": 1000}.items():
+            if getattr(self, name) > high:
+                raise InputError(f"{name} is {getattr(self, name)}, it must be at most {high}")
         for name in ("dropout", "word_dropout", "label_smoothing", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, it must be in [0, 1)")
@@ -171,6 +171,7 @@ def split(data: Dataset, test: Dataset | None = None, seed: int = 0) -> Split:
     before: vocabulary and labels are made from the result.
     """
     data = whole = remove_duplicates(data)
+    needed = 3 if test is None else 2
     if test is None:
         keep, out = stratified_split(data.texts, data.labels, 0.2, seed)
         data, test = subset(data, keep), subset(data, out)
@@ -178,8 +179,8 @@ def split(data: Dataset, test: Dataset | None = None, seed: int = 0) -> Split:
     if not len(out) or not len(test):
         most = max(Counter(first_labels(whole.texts, whole.labels)).values())
         raise InputError(
-            f"no class has more than {most} different {'text' if most == 1 else 'texts'}, too few "
-            "to hold some out; add texts, or see whether --label-column names the labels",
+            f"no class has more than {most} different {'text' if most == 1 else 'texts'}, to hold "
+            f"some out takes {needed}; add texts, or see whether --label-column names the labels",
             source=whole.source,
         )
     return Split(subset(data, keep), subset(data, out), test)
@@ -209,7 +210,7 @@ def train(
         )
     if len(labels) > MOST_CLASSES:
         raise InputError(
-            f"{len(labels)} different labels, more than {MOST_CLASSES}; "
+            f"{len(labels)} different labels, more than the {MOST_CLASSES} that are supported; "
             "see whether --label-column names the labels",
             source=source or parts.fit.source,
         )

@@ -259,8 +259,9 @@ def _config(path: Path) -> dict[str, Any]:
         raise refuse("this is no model of tinygrad_mha; give a folder that `train` wrote")
     version = config.get("version")
     if type(version) is not int or version != VERSION:
+        shown = version if type(version) is int else quoted(version)
         raise refuse(
-            f"format version {version if type(version) is int else quoted(version)}, but this program reads version {VERSION}; "
+            f"format version {shown}, but this program reads version {VERSION}; "
             "install the version of tinygrad_mha that wrote it, or train again"
         )
     known = {"format", "version", "labels", "training", *SHAPE, *TEXT}

@@ -1,13 +1,21 @@
-"""The command line, run as a user runs it: in a process of its own."""
+"""The command line, run as a user runs it: in a process of its own where that matters."""
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
+from tinygrad_mha.models import cli
+from tinygrad_mha.models import train as training
+from tinygrad_mha.models import trained as trained_module
 
 WORDS = {"good": "fine lovely great sunny warm", "bad": "awful nasty poor rainy cold"}
 FAST = [
@@ -38,6 +46,20 @@ def run(*arguments, text="", cwd=None, env=None):
         timeout=300,
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.fixture
+def here(capsys):
+    """`run` without a process of its own."""
+
+    def run(*arguments):
+        try:
+            status = cli.main([str(a) for a in arguments])
+        except SystemExit as e:  # argparse
+            status = e.code
+        return status, *capsys.readouterr()
+
+    return run
 
 
 def sentences(n=120, seed=0):
@@ -81,6 +103,7 @@ def test_train_tells_and_saves(trained):
     assert f"the model is in {folder}" in out
     assert "120 rows; " in err
     assert "tokens/s" in err
+    assert "tokens/s" not in out
     config = json.loads((folder / "config.json").read_text())
     assert config["training"]["workers"] == 1
     assert config["training"]["seed"] == 0
@@ -182,6 +205,36 @@ def test_a_file_to_measure_on(data, tmp_path):
     )
     assert status == 0, err
     assert "120 measure" in err
+    assert "120 of the 120 texts to measure on are in" in err
+
+
+def test_the_file_to_measure_on_has_no_say_in_the_training(here, data, tmp_path):
+    folders, said = [], []
+    for name, lines in (("one", "lovely day,good\n"), ("other", "lovely day,bad\nnasty,bad\n")):
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + lines)
+        folders.append(tmp_path / name)
+        more = ["--valid", tmp_path / f"{name}.csv", "--out", folders[-1], "--json"]
+        status, out, err = here("train", data, *FAST, *more)
+        assert status == 0, err
+        said.append(json.loads(out.splitlines()[-1]))
+    a, b = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert a == b
+    assert said[0]["accuracy"] != said[1]["accuracy"]
+    a, b = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
+    assert [h["valid_loss"] for h in a["history"]] == [h["valid_loss"] for h in b["history"]]
+    assert (a["test"]["rows"], b["test"]["rows"]) == (1, 2)
+
+
+def test_a_table_cuts_long_labels_and_spells_out_what_the_terminal_cannot_show(data, tmp_path):
+    text = data.read_text().replace(",good", ",größe").replace(",bad", "," + "悪" * 500)
+    (tmp_path / "d.csv").write_text(text, encoding="utf-8")
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    status, out, err = run("train", "d.csv", "--out", "m", *FAST, cwd=tmp_path, env=ascii_only)
+    assert status == 0, err
+    assert "gr\\xf6\\xdfe" in out
+    assert max(map(len, out.splitlines())) < 1000
+    status, out, err = run("predict", "m", text="fine lovely\n", cwd=tmp_path, env=ascii_only)
+    assert (status, out) == (0, "gr\\xf6\\xdfe\n"), err
 
 
 # ----------------------------------------------------------------------------------- mistakes
@@ -219,11 +272,21 @@ def test_bad_data(name, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {name}, "something was written"
 
 
-def test_bad_arguments(data, tmp_path):
+def test_bad_arguments(here, data, tmp_path):
+    def refused(*arguments, says):
+        status, out, err = here(*arguments)
+        assert (status, out, err.count("\n")) == (2, "", 1), err
+        assert all(word in err for word in says), err
+
     out = ["--out", tmp_path / "m"]
     refused("train", tmp_path / "none.csv", *out, says=["none.csv", "no such file", "names"])
     refused("train", data, *out, "--heads", "5", says=["d_model 128", "5 heads", "--heads"])
     refused("train", data, *out, "--epochs", "0", says=["epochs", "at least 1"])
+    refused("train", data, *out, "--seed", "-1", says=["--seed", "at least 0"])
+    refused("train", data, *out, "--early-stopping", "-1", says=["--early-stopping", "at least 0"])
+    refused(
+        "train", data, *out, "--d-model", "800000", says=["d_model 800000", "smaller --d-model"]
+    )
     refused("train", data, *out, "--lr", "nan", says=["lr", "positive"])
     refused("train", data, *out, "--dropout", "1.5", says=["dropout", "[0, 1)"])
     refused("train", data, *out, "--pooling", "sum", says=["--pooling", "mean"])
@@ -246,6 +309,8 @@ def test_predict_answers_up_to_the_bad_line(trained):
     out = refused("predict", folder, text=b"fine lovely\ncaf\xe9\n", says=["line 2", "UTF-8"])
     assert out == "good\n"
     refused("predict", folder, text=b"a\0b\n", says=["standard input, line 1", "NUL"])
+    command = "iconv -f UTF-16 -t UTF-8"
+    assert refused("predict", folder, text="a".encode("utf-16"), says=[command]) == ""
     refused("predict", folder, "no-such-file", says=["no-such-file"])
 
 
@@ -272,6 +337,30 @@ def damage_weights(keep):
     return damage
 
 
+def damage_arrays(change):
+    def damage(folder):
+        weights = change(load_file(folder / "model.safetensors"))
+        save_file(weights, folder / "model.safetensors")
+
+    return damage
+
+
+def replaced_by_folder(name):
+    def damage(folder):
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return damage
+
+
+def replaced_by_pipe(name):
+    def damage(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return damage
+
+
 DAMAGES = {
     "no folder": (lambda f: [p.unlink() for p in f.iterdir()] and f.rmdir(), ["train"]),
     "no config": (lambda f: (f / "config.json").unlink(), ["config.json", "train again"]),
@@ -291,18 +380,62 @@ DAMAGES = {
         lambda f: (f / "vocab.json").write_text('{"tokens": [1]}'),
         ["vocab.json", "not a string"],
     ),
+    "no metrics": (lambda f: (f / "metrics.json").unlink(), ["metrics.json", "missing"]),
+    "metrics": (lambda f: (f / "metrics.json").write_text("[]"), ["metrics.json", "damaged"]),
+    "nested": (lambda f: (f / "vocab.json").write_text("[" * 10**5), ["vocab.json", "JSON"]),
+    "folder": (replaced_by_folder("model.safetensors"), ["model.safetensors", "no regular file"]),
+    "pipe": (replaced_by_pipe("model.safetensors"), ["model.safetensors", "no regular file"]),
+    "a truth for a version": (damage_config(version=True), ["config.json", "'True'"]),
+    "wide": (damage_config(d_model=10**6), ["model.safetensors", "embedding"]),
+    "deep": (damage_config(num_layers=10**6), ["model.safetensors", "1 LSTM layers"]),
+    "NaN": (damage_config(dropout=float("nan")), ["config.json", "'dropout'"]),
+    "infinite": (damage_config(max_len=float("inf")), ["config.json", "'max_len'"]),
+    "wordy": (damage_config(level="x" * 10**5), ["config.json", "'level'"]),
+    "labels in disorder": (damage_config(labels=["good", "bad"]), ["config.json", "in order"]),
+    "a label of two lines": (damage_config(labels=["a\nb", "c"]), ["config.json", "line breaks"]),
+    "weights NaN": (
+        damage_arrays(lambda w: {**w, "fc.bias": w["fc.bias"] * np.nan}),
+        ["model.safetensors", "'fc.bias'", "finite"],
+    ),
+    "weights too large": (
+        damage_arrays(lambda w: {**w, "fc.bias": w["fc.bias"].astype(np.float64) + 1e300}),
+        ["model.safetensors", "'fc.bias'", "finite"],
+    ),
+    "integer weights": (
+        damage_arrays(lambda w: {**w, "fc.bias": w["fc.bias"].astype(np.int32)}),
+        ["model.safetensors", "'fc.bias'", "int32"],
+    ),
+    "one array more": (
+        damage_arrays(lambda w: {**w, "more": w["fc.bias"]}),
+        ["model.safetensors", "do not fit", "more"],
+    ),
+    "one array less": (
+        damage_arrays(lambda w: {k: v for k, v in w.items() if k != "fc.bias"}),
+        ["model.safetensors", "do not fit", "fc.bias"],
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_model_folders(trained, tmp_path, damage):
+def test_damaged_model_folders(here, trained, tmp_path, damage):
     folder = tmp_path / "copy"
-    folder.mkdir()
-    for p in trained[0].iterdir():
-        (folder / p.name).write_bytes(p.read_bytes())
+    shutil.copytree(trained[0], folder)
     action, says = DAMAGES[damage]
     action(folder)
-    assert refused("predict", folder, text="fine\n", says=[folder, *says]) == ""
+    status, out, err = here("predict", folder, "/dev/null")
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert all(str(word) in err for word in [folder, *says]), err
+    assert len(err) < 500
+    assert err.count(str(folder)) == 1, "one file is named, once"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_weights_in_another_precision_are_read(here, trained, tmp_path, dtype):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained[0], folder)
+    damage_arrays(lambda w: {k: v.astype(dtype) for k, v in w.items()})(folder)
+    (tmp_path / "texts").write_text("fine lovely\nawful nasty\n")
+    assert here("predict", folder, tmp_path / "texts") == (0, "good\nbad\n", "")
 
 
 def test_training_again_replaces_the_model_and_leaves_nothing_behind(trained, data, tmp_path):
@@ -312,6 +445,142 @@ def test_training_again_replaces_the_model_and_leaves_nothing_behind(trained, da
         assert status == 0, err
     assert json.loads((folder / "config.json").read_text())["training"]["seed"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+# ------------------------------------------------------------------------------ where models go
+
+
+def test_a_link_to_a_model_stays_a_link_and_files_can_be_shared(here, data, tmp_path):
+    (tmp_path / "model-1").mkdir()
+    (tmp_path / "link").symlink_to("model-1")
+    status, _, err = here("train", data, "--out", tmp_path / "link", *FAST, "--epochs", 1)
+    assert status == 0, err
+    assert (tmp_path / "link").is_symlink()
+    assert len(list((tmp_path / "model-1").iterdir())) == 4
+    assert len({p.stat().st_mode for p in (tmp_path / "model-1").iterdir()}) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "model-1"]
+
+
+def test_places_that_cannot_hold_a_model(here, data, tmp_path, monkeypatch):
+    def refuses(out, *says):
+        monkeypatch.setattr(training, "train", None)  # it is known before training
+        before = sorted(tmp_path.rglob("*"))
+        status, _, err = here("train", data, "--out", out, *FAST)
+        assert (status, err.count("\n")) == (2, 1), err
+        assert all(word in err for word in (f"{out}: it ", "--out", *says)), err
+        assert sorted(tmp_path.rglob("*")) == before
+
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"model_type": "bert"}')
+    refuses(foreign, "no config.json of ours")
+    (tmp_path / "link").symlink_to("nowhere")
+    refuses(tmp_path / "link", "is no folder")
+    refuses(foreign / "config.json" / "m", "cannot be written", "not a directory")
+    refuses(tmp_path / ("x" * 300), "cannot be written", "too long")
+    monkeypatch.chdir(tmp_path / "foreign")
+    (foreign / "config.json").unlink()
+    refuses(".", "current folder", "inside it")
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: os.mkdir("/proc/none/x"))
+    refuses(tmp_path / "m", "cannot be written")
+
+
+@pytest.mark.parametrize("at", ["_write", "_put_in_place", "rename"])
+def test_a_save_that_fails_leaves_the_old_model(here, data, tmp_path, monkeypatch, at):
+    folder = tmp_path / "model"
+    assert here("train", data, "--out", folder, *FAST, "--epochs", 1)[0] == 0
+    before = (folder / "model.safetensors").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    if at == "rename":  # the old one is out of the way when the new one cannot be moved
+        rename = Path.rename
+        allowed = iter([rename, full, rename])
+        monkeypatch.setattr(Path, "rename", lambda self, to: next(allowed)(self, to))
+    else:
+        monkeypatch.setattr(trained_module, at, full)
+    more = ["--epochs", 1, "--seed", 1]
+    status, out, err = here("train", data, "--out", folder, *FAST, *more)
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1].startswith(f"tinygrad-mha: {folder}: no space left on device; ")
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+# ------------------------------------------------------------------------- streams and signals
+
+
+def test_nobody_listens_to_the_progress(data, tmp_path):
+    """Standard error at a closed pipe, or closed: the training goes on."""
+    command = [sys.executable, "-m", "tinygrad_mha", "train", data, *FAST, "--epochs", "1"]
+    read, write = os.pipe()
+    os.close(read)
+    out = tmp_path / "a"
+    done = subprocess.run([*command, "--out", out], stderr=write, stdout=write, check=False)
+    os.close(write)
+    assert done.returncode == 0
+    shell = 'exec "$@" <&- >&- 2>&-'
+    subprocess.run(["sh", "-c", shell, "sh", *command, "--out", tmp_path / "b"], check=True)
+    assert len(list(out.iterdir())) == len(list((tmp_path / "b").iterdir())) == 4
+
+
+def test_closed_standard_input(here, trained, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    status, out, err = here("predict", trained[0])
+    assert (status, out) == (2, "")
+    assert err.startswith("tinygrad-mha: standard input: closed; ")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device /dev/full")
+def test_a_full_disk_behind_standard_output(trained):
+    command = [
+        sys.executable,
+        "-m",
+        "tinygrad_mha",
+        "predict",
+        trained[0],
+        trained[0] / "vocab.json",
+    ]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("tinygrad-mha: standard output: no space left on device; ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_interrupting_a_training(trained, data, tmp_path):
+    """However often the keys are pressed: one line, nothing written, the old model kept."""
+    folder = tmp_path / "model"
+    shutil.copytree(trained[0], folder)
+    command = [sys.executable, "-m", "tinygrad_mha", "train", data, "--out", folder, *FAST]
+    command += ["--workers", "2", "--epochs", "1000000", "--early-stopping", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while b"epoch  1" not in process.stderr.readline():
+            pass
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        err = process.stderr.read().decode()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.rstrip().endswith("tinygrad-mha: interrupted; no model was written")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    for p in folder.iterdir():
+        assert p.read_bytes() == (trained[0] / p.name).read_bytes()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_the_device_of_the_option_wins_over_the_environment(
+    here, trained, data, command, monkeypatch
+):
+    monkeypatch.setattr(cli.tg.backend, "_default_device", None)
+    monkeypatch.setenv("TINYGRAD_MHA_DEVICE", "nonsense")
+    arguments = [command, trained[0], data]
+    status, out, err = here(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("tinygrad-mha: $TINYGRAD_MHA_DEVICE: unknown device 'nonsense'")
+    assert here(*arguments, "--device", "cpu")[0] == 0
 
 
 def test_a_learning_rate_that_blows_up(data, tmp_path):
