@@ -258,7 +258,7 @@ def train(
         "data": source or parts.fit.source,
         "rows": {k: len(getattr(parts, k)) for k in ("fit", "stop", "test")},
         "epochs": len(history),
-        "loss": best_loss,
+        "valid_loss": best_loss,
         "history": history,
         "parameters": sum(p.size for p in model.parameters()),
         "seconds": time.perf_counter() - began,

@@ -77,7 +77,7 @@ def test_the_best_weights_are_kept_not_the_last(monkeypatch):
     monkeypatch.setattr(training, "measure", measure)
     trained = training.train(split(sentences()), Settings(**TINY, epochs=9, early_stopping=3))
     assert trained.metrics["epochs"] == len(states) == 5  # three without progress
-    assert trained.metrics["loss"] == 1.0
+    assert trained.metrics["valid_loss"] == 1.0
     for name, x in trained.model.state_dict().items():
         np.testing.assert_array_equal(x, states[1][name])
     assert not np.array_equal(states[1]["fc.weight"], states[4]["fc.weight"])
@@ -164,7 +164,7 @@ def test_a_folder_holds_what_one_needs_to_train_it_again(tmp_path):
     assert metrics["rows"] == {"fit": 44, "stop": 4, "test": 12}
     assert len(metrics["history"]) == metrics["epochs"] == 2
     best = min(h["valid_loss"] for h in metrics["history"])
-    assert metrics["loss"] == best
+    assert metrics["valid_loss"] == best
 
 
 # -------------------------------------------------------------------------------- the settings
