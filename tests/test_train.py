@@ -205,3 +205,16 @@ def test_a_validation_loss_that_never_is_a_number(monkeypatch):
     monkeypatch.setattr(training, "measure", lambda *_: (float("nan"), 0.5))
     with pytest.raises(training.TrainingError, match=r"validation loss .* smaller --lr"):
         training.train(split(sentences()), Settings(**TINY, epochs=2))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "last"])
+def test_training_on_the_device_gives_the_numbers_of_the_cpu(cupy, pooling):
+    parts = split(sentences())
+    options = {**TINY, "epochs": 2, "dropout": 0.3, "pooling": pooling, "class_weight": "balanced"}
+    there = training.train(parts, Settings(**options, device="cuda"))
+    assert all(isinstance(p.data, cupy.ndarray) for p in there.model.parameters())
+    here = training.train(parts, Settings(**options))
+    for name, x in here.model.state_dict().items():
+        np.testing.assert_allclose(there.model.state_dict()[name], x, rtol=1e-3, atol=1e-5)
+    texts = parts.test.texts
+    np.testing.assert_allclose(there.predict_proba(texts), here.predict_proba(texts), atol=1e-5)

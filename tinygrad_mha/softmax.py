@@ -190,7 +190,7 @@ def _goal_distribution(rows, goal, weight, smoothing, ignore_index):
     m, (n, classes) = xp(rows), rows.shape
     counts = m.ones(n, rows.dtype) if ignore_index is None else (goal != ignore_index)
     w = m.ones(classes, rows.dtype) if weight is None else value(weight)
-    w = (w if is_array(w) else m.asarray(w)).astype(rows.dtype, copy=False)
+    w = place_like(w if is_array(w) else np.asarray(w), rows).astype(rows.dtype, copy=False)
     if w.shape != (classes,):
         raise ValueError(f"weight {w.shape} should hold one number for each of {classes} classes")
     one_hot = m.arange(classes) == goal[:, None]  # an ignored target may lie outside, and hits none
