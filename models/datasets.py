@@ -12,8 +12,8 @@ import importlib.metadata
 import io
 from collections.abc import Callable
 
+from .dataset import Dataset
 from .errors import InputError
-from .readers import Dataset
 
 # fmt: off
 LOCALES = [

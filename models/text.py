@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .dataset import Dataset
 from .errors import InputError, quoted
-from .readers import Dataset
 
 LEVELS = ("word", "char")
 

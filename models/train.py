@@ -16,10 +16,10 @@ import tinygrad_mha as tg
 from tinygrad_mha import optim
 from tinygrad_mha.random import mask_stream
 
+from .dataset import Dataset
 from .errors import InputError, one_line
 from .metrics import confusion_matrix, scores
 from .parallel import Workers, cores
-from .readers import Dataset
 from .text import (
     SPECIALS,
     BucketedBatches,

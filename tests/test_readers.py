@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygrad_mha.models import readers
+from tinygrad_mha.models.dataset import Dataset
 from tinygrad_mha.models.errors import InputError, one_line, quoted
-from tinygrad_mha.models.readers import Dataset, read_dataset, rows
+from tinygrad_mha.models.readers import read_dataset, rows
 
 FEW = settings(deadline=None, max_examples=25)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygrad_mha.models import text as text_module
+from tinygrad_mha.models.dataset import Dataset
 from tinygrad_mha.models.errors import InputError
-from tinygrad_mha.models.readers import Dataset
 from tinygrad_mha.models.text import (
     BucketedBatches,
     LabelSet,

@@ -8,8 +8,8 @@ import pytest
 import tinygrad_mha as tg
 from tinygrad_mha.models import InputError
 from tinygrad_mha.models import train as training
+from tinygrad_mha.models.dataset import Dataset
 from tinygrad_mha.models.parallel import Workers
-from tinygrad_mha.models.readers import Dataset
 from tinygrad_mha.models.text import BucketedBatches, Vocabulary
 from tinygrad_mha.models.train import Run, Settings, split
 from tinygrad_mha.models.trained import TrainedClassifier, build_model
