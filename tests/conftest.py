@@ -6,11 +6,14 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda"))  # for strict_cupy
 import strict_cupy
+
+import tinygrad_mha as tg
 
 # The first two draw the same cases every time: a red run is red for everybody. The last explores.
 common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -66,3 +69,11 @@ def forbid_sync(cupy):
         assert c.d2h == 0, f"copies to the host: {c}"
 
     return counted
+
+
+@pytest.fixture
+def float64():
+    """New Tensors and modules in float64, for one test."""
+    tg.set_default_dtype(np.float64)
+    yield
+    tg.set_default_dtype(np.float32)

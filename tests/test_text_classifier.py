@@ -16,11 +16,8 @@ OPTIONS = [
 
 
 @pytest.fixture(autouse=True)
-def float64():
-    tg.set_default_dtype(np.float64)
+def seeded(float64):
     tg.manual_seed(0)
-    yield
-    tg.set_default_dtype(np.float32)
 
 
 def batch(texts, width):

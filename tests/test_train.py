@@ -30,13 +30,6 @@ def sentences(n=60):
     )
 
 
-@pytest.fixture
-def float64():
-    tg.set_default_dtype(np.float64)
-    yield
-    tg.set_default_dtype(np.float32)
-
-
 # ---------------------------------------------------------------------------------- the split
 
 

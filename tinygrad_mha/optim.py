@@ -54,7 +54,7 @@ class Optimizer:
 
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> None:
         """Change parameter ``p`` in place, given its gradient."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no update()")
 
     def step(self) -> None:
         """Change every parameter that has a gradient."""
