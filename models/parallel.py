@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mha import Tensor, grad
+from tinygrad_mha.tensor import inherit
 
 _lock = threading.Lock()
 _users = 0
@@ -87,7 +88,7 @@ class Workers:
         """``[f(item) for item in items]``, side by side."""
         if self._pool is None or len(items) == 1:
             return [f(item) for item in items]
-        return list(self._pool.map(f, items))
+        return list(self._pool.map(inherit(f), items))
 
     def gradients(
         self,

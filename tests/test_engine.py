@@ -11,7 +11,7 @@ import pytest
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor, gradcheck
-from tinygrad_mha.primitives import getitem, scatter, sum_to
+from tinygrad_mha.movement import getitem, scatter, sum_to
 from tinygrad_mha.tensor import backpropagate, history
 
 rng = np.random.default_rng(0)
@@ -680,8 +680,16 @@ def test_errors_name_the_op_the_shapes_and_the_remedy():
         r"b's second-to-last is 4",
     ):
         a @ b
-    with pytest.raises(ValueError, match=r"add: .*\[a \(2, 3\) float64, b \(4, 5\) float64\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"add: axis -1 is 3 in a and 5 in b: equal lengths broadcast, and a length of 1 does "
+        r"\[a \(2, 3\) float64, b \(4, 5\) float64\]",
+    ):
         a + b
+    with pytest.raises(ValueError, match=r"where: axis -2 is 2 in a and 4 in b: equal lengths"):
+        tg.where(True, a, np.ones((4, 3)))
+    with pytest.raises(ValueError, match=r"matmul: .* before the matrices, axis -1 is 2 in a and"):
+        leaf(np.ones((2, 3, 4))) @ np.ones((3, 4, 5))
     with pytest.raises(ValueError, match=r"multiplied with \*, not @"):
         a @ Tensor(2.0)
     with pytest.raises(ValueError, match=r"reshape: cannot reshape .*\[x \(2, 3\) float64\]"):
@@ -741,6 +749,15 @@ def test_the_wrong_gradient_of_an_own_op_is_named():
         ValueError, match=r"total: .*input of shape \(3,\) came back with shape \(\)"
     ):
         total(leaf([1.0, 2.0, 3.0])).backward()
+
+    @tg.primitive(lambda g, y, x: g * np.ones(7), registry={})
+    def double(x):
+        return x * 2
+
+    with pytest.raises(
+        ValueError, match=r"^backward of double: .*\(7,\).* \[inputs \(3,\) float64\]"
+    ):
+        (double(leaf([1.0, 2.0, 3.0])) * 2.0).sum().backward()
 
     def pair_reference(a, b):
         return a + b
@@ -947,8 +964,14 @@ def test_devices_by_name(cupy):
     np.testing.assert_array_equal(x.grad.numpy(), np.full((2, 3), 2.0))
     assert type(y.numpy()) is np.ndarray
     assert Tensor([1.0], device="cuda:0").device == "cuda:0"
-    with pytest.raises(TypeError):
-        y + np.ones((2, 3))
+    together = r"bring them together, as with \.to\('cuda:0'\)"
+    for mixed in (lambda: y + np.ones((2, 3)), lambda: y @ x.T, lambda: tg.layer_norm(y, x[0])):
+        with pytest.raises(
+            tg.DeviceError, match=rf"^\w+: \w+ on cuda:0 and \w+ on cpu: {together}"
+        ):
+            mixed()
+    with pytest.raises(tg.DeviceError, match=rf"^maximum: a on cpu and b on cuda:0: {together}"):
+        tg.maximum(x, y)
 
 
 def test_without_cupy_the_message_says_how_to_get_it(monkeypatch):

@@ -10,6 +10,7 @@ array([[-0.06 , -0.163,  0.223]], dtype=float32)
 __version__ = "0.1.0"
 
 from . import nn, optim
+from .anomaly import AnomalyError, detect_anomaly
 from .attention import scaled_dot_product_attention
 from .backend import DeviceError, set_default_device
 from .dropout import dropout
@@ -17,40 +18,63 @@ from .embedding import embedding
 from .gradcheck import GradientError, gradcheck
 from .layernorm import layer_norm
 from .lstm import lstm
-from .primitives import (
-    abs,
-    add,
+from .movement import (
     astype,
     broadcast_to,
     concatenate,
+    expand_dims,
+    flip,
+    pad,
+    reshape,
+    split,
+    squeeze,
+    stack,
+    swapaxes,
+    take,
+    take_along_axis,
+    tile,
+    transpose,
+    tril,
+    triu,
+)
+from .primitives import (
+    abs,
+    add,
+    clip,
+    cos,
     div,
     exp,
-    expand_dims,
+    expm1,
     log,
+    log1p,
     masked_fill,
-    matmul,
-    max,
     maximum,
-    mean,
-    min,
     minimum,
     mul,
     neg,
     pow,
     relu,
-    reshape,
     sigmoid,
+    silu,
+    sin,
+    softplus,
     sqrt,
-    squeeze,
-    stack,
     sub,
-    sum,
-    swapaxes,
     tanh,
-    transpose,
     where,
 )
+from .products import matmul, outer
 from .random import manual_seed
+from .reductions import (
+    cumsum,
+    max,
+    mean,
+    min,
+    prod,
+    std,
+    sum,
+    var,
+)
 from .softmax import cross_entropy, log_softmax, softmax
 from .tensor import (
     REGISTRY,

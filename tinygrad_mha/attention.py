@@ -1,4 +1,4 @@
-"""Chapter 8: scaled dot-product attention.
+"""Chapter 14: scaled dot-product attention.
 
 Source: Vaswani et al., Attention Is All You Need, §3.2.1.
 """
@@ -9,7 +9,9 @@ import numpy as np
 
 from .backend import is_array, place_like, xp
 from .dropout import dropout_mask
-from .primitives import masked_fill, matmul, mT, mul
+from .movement import mT
+from .primitives import masked_fill, mul
+from .products import matmul
 from .random import next_mask
 from .sampling import normal
 from .softmax import softmax_into, softmax_reference

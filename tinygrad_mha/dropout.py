@@ -1,4 +1,4 @@
-"""Chapter 7: dropout."""
+"""Chapter 13: dropout."""
 
 from __future__ import annotations
 

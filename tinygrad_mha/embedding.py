@@ -1,11 +1,12 @@
-"""Chapter 5: embedding, the op whose gradient touches only the rows that were looked up."""
+"""Chapter 11: embedding, the op whose gradient touches only the rows that were looked up."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .backend import is_array, place_like, to_host, xp
-from .primitives import getitem, where
+from .movement import getitem
+from .primitives import where
 from .tensor import fused, value
 
 

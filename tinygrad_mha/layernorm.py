@@ -1,11 +1,12 @@
-"""Chapter 4: layer normalisation."""
+"""Chapter 10: layer normalisation."""
 
 from __future__ import annotations
 
 import math
 
 from .backend import xp
-from .primitives import mean, sqrt
+from .primitives import sqrt
+from .reductions import mean
 from .sampling import normal
 from .tensor import fused
 

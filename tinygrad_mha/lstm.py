@@ -1,4 +1,4 @@
-"""Chapter 9: the LSTM, a whole layer over a padded batch in one recorded node.
+"""Chapter 15: the LSTM, a whole layer over a padded batch in one recorded node.
 
 Source: Hochreiter, Schmidhuber, Long Short-Term Memory, 1997; with the forget gate of Gers,
 Schmidhuber, Cummins, Learning to Forget, 2000. Gates stand in the order i f g o, as in PyTorch.
@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .backend import Array, is_array, place_like, to_host, xp
-from .primitives import getitem, matmul, sigmoid, stack, tanh, transpose, where
+from .movement import getitem, stack, transpose
+from .primitives import sigmoid, tanh, where
+from .products import matmul
 from .tensor import fused, value
 
 

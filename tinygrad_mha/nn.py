@@ -1,4 +1,4 @@
-"""Chapter 10: layers, as plain classes that keep their weights in attributes.
+"""Chapter 16: layers, as plain classes that keep their weights in attributes.
 
 A :class:`Module` has no registration and no magic. Whoever wants its parameters walks its
 attributes, and the lists, tuples and dicts among them: see :func:`members`, a dozen lines on which
@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from .anomaly import locks
 from .backend import Array, check_device, default_device, place_like, to_device, to_host, xp
 from .dropout import dropout
 from .embedding import embedding, padding_row
 from .layernorm import layer_norm
 from .lstm import lstm
-from .primitives import concatenate, stack, swapaxes
+from .movement import concatenate, stack, swapaxes
 from .random import normal, threshold, uniform
 from .tensor import Tensor, default_dtype, value
 
@@ -259,9 +260,10 @@ class Module:
         if problems:
             whose = f"{type(self).__name__}{self.describe()}"
             raise ValueError("\n  ".join([f"this state does not fit {whose}:", *problems]))
-        for name, a in arrays.items():
-            p = wanted[name]  # keeps its array, and so its dtype
-            p.data[...] = place_like(a, p.data)
+        with locks.lifted(p.data for p in wanted.values()):
+            for name, a in arrays.items():
+                p = wanted[name]  # keeps its array, and so its dtype
+                p.data[...] = place_like(a, p.data)
         return missing, unexpected
 
     # ---- printing

@@ -1,4 +1,4 @@
-"""Chapter 11: from gradients to steps.
+"""Chapter 17: from gradients to steps.
 
 An optimizer holds its parameters in groups, each with settings of its own, and changes the
 parameters in place. :func:`clip_grad_norm` goes between ``backward()`` and ``step()``; a
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .anomaly import locks
 from .backend import Array, place_like, to_host, xp
 from .nn import Parameter
 from .tensor import Tensor, value
@@ -58,13 +59,14 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every parameter that has a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                if p.grad.shape != p.shape:
-                    raise ValueError(f"a parameter {p.shape} has a gradient {p.grad.shape}")
-                self.update(p.data, p.grad.data, self.state[p], group)
+        with locks.lifted(p.data for p in self.params):  # detect_anomaly locks what a graph needs
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is None:
+                        continue
+                    if p.grad.shape != p.shape:
+                        raise ValueError(f"a parameter {p.shape} has a gradient {p.grad.shape}")
+                    self.update(p.data, p.grad.data, self.state[p], group)
 
     def zero_grad(self) -> None:
         """Forget the gradients: ``p.grad = None`` for every parameter."""

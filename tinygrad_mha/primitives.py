@@ -1,23 +1,62 @@
 """Chapter 2, the formula table: one rule per argument, easy ones first.
 
 A rule ``(g, y, *inputs, **params)`` turns ``g``, the gradient of the output ``y``, into the
-gradient of one input. Rules are written in operators and in the ops of this page, which mean the
+gradient of one input. Rules are written in operators and in the ops of these pages, which mean the
 same on arrays and on Tensors; that is why every primitive can be differentiated as often as one
 likes. What a rule takes from ``value(...)`` is a constant to it: a mask, a shape, a sign.
+
+This page holds the ops that act on each element by itself.
 """
 
 from __future__ import annotations
 
-import builtins
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from .backend import Array, check_device, device_of, is_array, place_like, to_device, xp
+from .backend import Array, is_array, xp
 from .sampling import distinct, normal, positive
-from .tensor import Tensor, number_dtype, primitive, primitive_of_many, value
+from .tensor import Tensor, primitive, value
+
+# ------------------------------------------------------------- products with a gradient of zero
+#
+# ``where(x > 0, log(x), 0)`` sends the logarithm a gradient of 0 where x = 0: nobody asked for that
+# element. Its slope there is infinite, and in floating-point numbers 0 · inf is NaN, which would
+# travel on and poison every weight behind it. So in the rules below a gradient of 0 stays 0.
+
+
+def times(g: Any, slope: Any) -> Any:
+    """g · slope; 0 where g is 0, even if the slope is infinite or NaN there."""
+    if all_finite(slope):
+        return g * slope
+    m = xp(value(slope))
+    dead = (value(g) == 0) & ~m.isfinite(value(slope))
+    return g * where(dead, 0.0, slope)
+
+
+def over(g: Any, x: Any) -> Any:
+    """g / x; 0 where g is 0, even if x is 0 or NaN there."""
+    if isinstance(x, int | float):
+        return g / x
+    dead = (value(g) == 0) & ~(xp(value(x)).abs(value(x)) > 0)
+    if is_host(dead) and not dead.any():
+        return g / x
+    return g / where(dead, 1.0, x)
+
+
+def all_finite(x: Any) -> bool:
+    """Whether x is known to hold no infinity and no NaN. On a GPU nobody waits for the answer."""
+    x = value(x)
+    if isinstance(x, int | float):
+        return math.isfinite(x)
+    # A sum of squares is finite only if every term is: one pass, and no array of booleans.
+    return is_host(x) and math.isfinite(np.vdot(x, x))
+
+
+def is_host(x: Any) -> bool:
+    return xp(x) is np
+
 
 # ---------------------------------------------------------------- arithmetic, element by element
 
@@ -40,13 +79,19 @@ def sub(a, b):
     return a - b
 
 
-@primitive(lambda g, y, a, b: g * b, lambda g, y, a, b: g * a, sample=normal((2, 3), (3,)))
+@primitive(
+    lambda g, y, a, b: times(g, b), lambda g, y, a, b: times(g, a), sample=normal((2, 3), (3,))
+)
 def mul(a, b):
     """y = a b          da = g b        db = g a"""
     return a * b
 
 
-@primitive(lambda g, y, a, b: g / b, lambda g, y, a, b: -g * y / b, sample=positive((2, 3), (3,)))
+@primitive(
+    lambda g, y, a, b: over(g, b),
+    lambda g, y, a, b: -over(times(g, y), b),
+    sample=positive((2, 3), (3,)),
+)
 def div(a, b):
     """y = a / b        da = g / b      db = -g y / b"""
     return a / b
@@ -59,18 +104,21 @@ def neg(x):
 
 
 def pow_da(g, y, a, b):
-    # a^(b-1) is not y/a: that would be 0/0 at a = 0. And for b = 0 the derivative is 0, even there.
-    if isinstance(b, int | float):
-        return g * b * a ** (b - 1) if b else g * 0.0
-    flat = (value(a) == 0) & (value(b) == 0)
-    return where(flat, 0.0, g * b * a ** where(flat, 1.0, b - 1))
+    """g b a^(b-1), which is not g b y / a: that would be 0 / 0 at a = 0."""
+    if isinstance(b, int | float) and (b == 0 or b >= 1):
+        return times(g, b * a ** (b - 1)) if b else g * 0.0
+    # At a = 0: constant for b = 0, infinitely steep for 0 < b < 1 (0 by convention, as for sqrt).
+    # For b < 0 the slope is infinite too, but so is the value: that is the caller's to know.
+    v, at_zero = value(b), value(a) == 0
+    flat = at_zero & ((v >= 0) & (v < 1) | (value(g) == 0))
+    return where(flat, 0.0, times(g, b * where(flat, 1.0, a) ** (b - 1)))
 
 
 def pow_db(g, y, a, b):
-    # where a = 0 the power is constant in b (0 for b > 0), so the logarithm there is irrelevant
+    """g y log a. Where a = 0 the power does not move with b (0 for b > 0), whatever log 0 is."""
     if isinstance(a, int | float):
-        return g * y * (float(np.log(a)) if a else 0.0)
-    return g * y * log(where(value(a) == 0, 1.0, a))
+        return times(g, y * (math.log(a) if a > 0 else 0.0 if a == 0 else math.nan))
+    return times(g, y * log(where(value(a) == 0, 1.0, a)))
 
 
 @primitive(pow_da, pow_db, sample=positive((2, 3), (3,)))
@@ -79,37 +127,70 @@ def pow(a, b):
     return a**b
 
 
-@primitive(lambda g, y, x: g * y, sample=normal((2, 3)))
+@primitive(lambda g, y, x: times(g, y), sample=normal((2, 3)))
 def exp(x):
     """y = e^x          dx = g y"""
     return xp(x).exp(x)
 
 
-@primitive(lambda g, y, x: g / x, sample=positive((2, 3)))
+@primitive(lambda g, y, x: times(g, y + 1), sample=normal((2, 3)))
+def expm1(x):
+    """y = e^x - 1      dx = g (y + 1)          (exact where x is tiny and e^x rounds to 1)"""
+    return xp(x).expm1(x)
+
+
+@primitive(lambda g, y, x: over(g, x), sample=positive((2, 3)))
 def log(x):
     """y = log x        dx = g / x"""
     return xp(x).log(x)
 
 
-@primitive(lambda g, y, x: g * 0.5 / y, sample=positive((2, 3)))
+@primitive(lambda g, y, x: over(g, 1 + x), sample=positive((2, 3)))
+def log1p(x):
+    """y = log(1 + x)   dx = g / (1 + x)        (exact where x is tiny and 1 + x rounds to 1)"""
+    return xp(x).log1p(x)
+
+
+def sqrt_dx(g, y, x):
+    at_zero = value(y) == 0
+    return where(at_zero, 0.0, over(0.5 * g, where(at_zero, 1.0, y)))
+
+
+@primitive(sqrt_dx, sample=positive((2, 3)))
 def sqrt(x):
-    """y = √x           dx = g / (2 y)"""
+    """y = √x           dx = g / (2 y)          (0 at x = 0, where the slope is infinite)
+
+    With that convention the norm √Σx² has the gradient 0 at the origin, which is one of its
+    subgradients, and not inf · 0 = NaN.
+    """
     return xp(x).sqrt(x)
 
 
-@primitive(lambda g, y, x: g * xp(value(x)).sign(value(x)), sample=distinct((2, 3)))
+@primitive(lambda g, y, x: times(g, cos(x)), sample=normal((2, 3)))
+def sin(x):
+    """y = sin x        dx = g cos x"""
+    return xp(x).sin(x)
+
+
+@primitive(lambda g, y, x: times(g, -sin(x)), sample=normal((2, 3)))
+def cos(x):
+    """y = cos x        dx = -g sin x"""
+    return xp(x).cos(x)
+
+
+@primitive(lambda g, y, x: times(g, xp(value(x)).sign(value(x))), sample=distinct((2, 3)))
 def abs(x):
     """y = |x|          dx = g sign x           (0 at the kink)"""
     return xp(x).abs(x)
 
 
-@primitive(lambda g, y, x: g * (1 - y * y), sample=normal((2, 3)))
+@primitive(lambda g, y, x: times(g, 1 - y * y), sample=normal((2, 3)))
 def tanh(x):
     """y = tanh x       dx = g (1 - y²)"""
     return xp(x).tanh(x)
 
 
-@primitive(lambda g, y, x: g * y * (1 - y), sample=normal((2, 3)))
+@primitive(lambda g, y, x: times(g, y * (1 - y)), sample=normal((2, 3)))
 def sigmoid(x):
     """y = 1 / (1 + e^-x)       dx = g y (1 - y)
 
@@ -122,6 +203,30 @@ def sigmoid(x):
 def relu(x):
     """y = max(x, 0)    dx = g where x > 0      (0 at the kink)"""
     return xp(x).maximum(x, 0)
+
+
+def silu_dx(g, y, x):
+    s = sigmoid(x)
+    return times(g, s + y * (1 - s))
+
+
+@primitive(silu_dx, sample=normal((2, 3)))
+def silu(x):
+    """y = x σ(x)       dx = g (σ(x) + y (1 - σ(x)))        where σ is the sigmoid
+
+    Also known as swish. Source: Elfwing, Uchibe, Doya, Sigmoid-Weighted Linear Units, §2.
+    """
+    return x * sigmoid(x)
+
+
+@primitive(lambda g, y, x: times(g, sigmoid(x)), sample=normal((2, 3)))
+def softplus(x):
+    """y = log(1 + e^x)         dx = g / (1 + e^-x)
+
+    Computed as max(x, 0) + log(1 + e^-|x|), which cannot overflow.
+    """
+    m = xp(x)
+    return m.maximum(x, 0) + m.log1p(m.exp(-m.abs(x)))
 
 
 def share(a: Array, b: Array, dtype: Any) -> Array:
@@ -150,6 +255,45 @@ def minimum(a, b):
     return xp(a if is_array(a) else b).minimum(a, b)
 
 
+def clip_dx(g, y, x, low, high):
+    inside = value(x) == value(x)  # a NaN stays outside, whatever the limits
+    if low is not None:
+        inside = inside & (value(x) >= value(low))
+    if high is not None:
+        inside = inside & (value(x) <= value(high))
+    return where(inside, g, 0.0)
+
+
+def clip_dlow(g, y, x, low, high):
+    used = value(x) < value(low)
+    if high is not None:
+        used = used & (value(low) <= value(high))
+    return where(used, g, 0.0)
+
+
+def clip_dhigh(g, y, x, low, high):
+    raised = value(x) if low is None else xp(value(y)).maximum(value(x), value(low))
+    return where(raised > value(high), g, 0.0)
+
+
+@primitive(
+    clip_dx,
+    clip_dlow,
+    clip_dhigh,
+    sample=lambda rng: (distinct((2, 3))(rng)[0] + (-0.3, 0.4), {}),
+)
+def clip(x, low=None, high=None):
+    """y = x, but low where x is lower, and high where it is higher (than that)
+
+    dx = g where low ≤ x ≤ high, else 0         dlow, dhigh = g where they are the result
+
+    Either limit may be a number, an array or None. At a limit, x gets the gradient.
+    """
+    m = xp(x) if is_array(x) else xp(low if is_array(low) else high)
+    y = x if low is None else m.maximum(x, low)
+    return y if high is None else m.minimum(y, high)
+
+
 @primitive(
     None,
     lambda g, y, c, a, b: where(c, g, 0.0),
@@ -160,9 +304,8 @@ def where(condition, a, b):
     """y = a where the condition holds, else b       da = g where it holds, else 0; db the rest
 
     The branch that was not taken is sent a plain 0, not 0 · g, which would be NaN for an infinite
-    g. What that branch makes of it is its own affair: ``where(x > 0, log(x), 0)`` still has the
-    gradient 0 / 0 at x = 0. A harmless number helps, put there beforehand: ``log(where(x > 0, x,
-    1))``.
+    g; and the rules of this page leave a gradient of 0 at 0. So ``where(x > 0, log(x), 0)`` has the
+    gradient 0 at x = 0, though log 0 and its slope are infinite.
     """
     return xp(condition).where(condition, a, b)
 
@@ -175,283 +318,6 @@ def where(condition, a, b):
 def masked_fill(x, mask, *, value):
     """y = value where the mask is True, else x      dx = 0 where it is True, else g"""
     return xp(x).where(mask, x.dtype.type(value), x)
-
-
-# ------------------------------------------------------------------ the same numbers, moved about
-
-
-@primitive(lambda g, y, x, shape: g.reshape(x.shape), sample=normal((2, 3), shape=(3, 2)))
-def reshape(x, *, shape):
-    """The same values in another shape; -1 stands for whatever is left.    dx = g, shaped back"""
-    return x.reshape(shape)
-
-
-@primitive(
-    lambda g, y, x, axes: transpose(g, axes=None if axes is None else _inverse(axes)),
-    sample=normal((2, 3, 4), axes=(2, 0, 1)),
-)
-def transpose(x, *, axes=None):
-    """Axes in another order (reversed by default).     dx = g, in the order of before"""
-    return x.transpose(axes)
-
-
-def _inverse(axes: Sequence[int]) -> tuple[int, ...]:
-    axes = [a % len(axes) for a in axes]
-    return tuple(axes.index(k) for k in range(len(axes)))
-
-
-@primitive(
-    lambda g, y, x, axis1, axis2: g.swapaxes(axis1, axis2),
-    sample=normal((2, 3, 4), axis1=0, axis2=-1),
-)
-def swapaxes(x, *, axis1, axis2):
-    """Two axes exchanged.      dx = g with the same two exchanged"""
-    return x.swapaxes(axis1, axis2)
-
-
-@primitive(lambda g, y, x, axis: g.reshape(x.shape), sample=normal((2, 3), axis=1))
-def expand_dims(x, *, axis):
-    """A new axis of length 1 (or several, given a tuple).      dx = g without it"""
-    return xp(x).expand_dims(x, axis)
-
-
-@primitive(lambda g, y, x, axis: g.reshape(x.shape), sample=normal((2, 1, 3), axis=1))
-def squeeze(x, *, axis=None):
-    """Axes of length 1 removed: all of them, or the one(s) named.      dx = g with them"""
-    return x.squeeze(axis)
-
-
-@primitive(lambda g, y, x, shape: sum_to(g, shape=x.shape), sample=normal((3, 1), shape=(2, 3, 4)))
-def broadcast_to(x, *, shape):
-    """Copies along new axes and along axes of length 1.        dx = sum of g over the copies"""
-    return xp(x).broadcast_to(x, shape)
-
-
-@primitive(
-    lambda g, y, x, shape: broadcast_to(g, shape=x.shape), sample=normal((2, 3, 4), shape=(3, 1))
-)
-def sum_to(x, *, shape):
-    """Sum x down to ``shape``: what undoes a broadcast.        dx = g, broadcast"""
-    lead = x.ndim - len(shape)
-    axes = (*range(lead), *(i + lead for i, n in enumerate(shape) if n == 1 != x.shape[i + lead]))
-    return (x.sum(axis=axes, keepdims=True) if axes else x).reshape(shape)
-
-
-@primitive(
-    lambda g, y, x, dtype: g.astype(x.dtype), sample=normal((2, 3), dtype=np.float64), casts=True
-)
-def astype(x, *, dtype):
-    """The same values in another dtype.        dx = g in the dtype of x"""
-    return x.astype(number_dtype(dtype))
-
-
-@primitive(
-    lambda g, y, x, device: to(g, device=device_of(value(x))), sample=normal((2, 3), device="cpu")
-)
-def to(x, *, device):
-    """The same values on another device: the only op that crosses.      dx = g, sent back"""
-    return to_device(x, check_device(device))
-
-
-def concatenate_dx(k, g, y, *xs, axis):
-    shapes = [x.shape for x in _arrays(map(value, xs))]
-    sizes = [math.prod(shape) if axis is None else shape[axis] for shape in shapes]
-    start = builtins.sum(sizes[:k])
-    stretch = slice(start, start + sizes[k])
-    if axis is None:
-        return g[stretch].reshape(shapes[k])
-    return g[(slice(None),) * (axis % y.ndim) + (stretch,)]
-
-
-def _slice(k: int, y: Any, axis: int) -> tuple:
-    return (*[slice(None)] * (axis % y.ndim), k)
-
-
-def _arrays(xs: Iterable) -> list:
-    return [x if is_array(x) else np.asarray(x) for x in xs]
-
-
-@primitive_of_many(
-    concatenate_dx,
-    sample=normal((2, 3), (2, 1), axis=1),
-)
-def concatenate(*xs, axis=0):
-    """Arrays one after another along an axis that exists.      dx_k = the k-th stretch of g
-
-    ``axis=None`` joins them as flat rows of numbers.
-    """
-    return xp(xs[0]).concatenate(_arrays(xs), axis)
-
-
-@primitive_of_many(
-    lambda k, g, y, *xs, axis: g[_slice(k, y, axis)],
-    sample=normal((2, 3), (2, 3), axis=1),
-)
-def stack(*xs, axis=0):
-    """Arrays of one shape side by side along a new axis.       dx_k = the k-th slice of g"""
-    return xp(xs[0]).stack(_arrays(xs), axis)
-
-
-@primitive(lambda g, y, x, key: scatter(g, key=key, shape=x.shape), sample=normal((3, 2), key=1))
-def getitem(x, *, key):
-    """y = x[key], with any index NumPy knows.      dx = zeros, with g added at the key
-
-    An element that the key names twice gets both gradients.
-    """
-    return x[key]
-
-
-@primitive(lambda g, y, x, key, shape: g[key], sample=normal((2,), key=1, shape=(3, 2)))
-def scatter(x, *, key, shape):
-    """Zeros of ``shape``, with x added at the key, twice where it names a place twice.
-
-    dx = g[key]
-    """
-    m = xp(x)
-    y = m.zeros(shape, x.dtype)
-    if is_basic(key):
-        y[key] = x
-    else:
-        m.add.at(y, key, x)
-    return y
-
-
-def is_basic(key: Any) -> bool:
-    """Whether an index is made of integers, slices, ... and None: then no place comes twice."""
-    parts = key if isinstance(key, tuple) else (key,)
-    return all(
-        p is None or p is Ellipsis or isinstance(p, slice) or type(p) in (int, np.int64)
-        for p in parts
-    )
-
-
-def index(x: Any, key: Any) -> Any:
-    """``x[key]`` for a Tensor: lists and Tensors inside the key become arrays beside x's."""
-
-    def plain(k: Any) -> Any:
-        if isinstance(k, Tensor | list):
-            k = value(k) if isinstance(k, Tensor) else np.asarray(k)
-            if k.size == 0 and k.dtype.kind == "f":  # x[[]]
-                k = k.astype(np.intp)
-        return place_like(k, value(x)) if isinstance(k, np.ndarray) else k
-
-    return getitem(x, key=tuple(map(plain, key)) if isinstance(key, tuple) else plain(key))
-
-
-# ------------------------------------------------------------------------------- reductions
-
-
-def axes_of(x: Any, axis: Any) -> tuple[int, ...]:
-    """The axes that ``axis`` means: all of them, one, or a tuple; counted from the front."""
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return tuple(a % x.ndim for a in axes) if x.ndim else ()
-
-
-def kept(x: Any, axis: Any) -> tuple[int, ...]:
-    """The shape of x reduced over ``axis`` with ``keepdims=True``."""
-    axes = axes_of(x, axis)
-    return tuple(1 if a in axes else n for a, n in enumerate(x.shape))
-
-
-def spread(g: Any, x: Any, axis: Any) -> Any:
-    """The gradient of a reduction, copied back to every element that was reduced."""
-    return broadcast_to(g.reshape(kept(x, axis)), shape=x.shape)
-
-
-def count_of(x: Any, axis: Any) -> int:
-    """How many elements are reduced to one."""
-    n = 1
-    for a in axes_of(x, axis):
-        n *= x.shape[a]
-    return n
-
-
-@primitive(lambda g, y, x, axis, keepdims: spread(g, x, axis), sample=normal((2, 3), axis=1))
-def sum(x, *, axis=None, keepdims=False):
-    """y = Σ x          dx = g, copied to every element"""
-    return x.sum(axis=axis, keepdims=keepdims)
-
-
-@primitive(
-    lambda g, y, x, axis, keepdims: spread(g / count_of(x, axis), x, axis),
-    sample=normal((2, 3), axis=1),
-)
-def mean(x, *, axis=None, keepdims=False):
-    """y = Σ x / n      dx = g / n, copied to every element"""
-    return x.mean(axis=axis, keepdims=keepdims)
-
-
-def extremum_dx(g, y, x, axis, keepdims):
-    shape = kept(x, axis)
-    best = value(x) == value(y).reshape(shape)
-    best = best / best.sum(axis=axis, keepdims=True).astype(g.dtype)
-    return g.reshape(shape) * best.astype(g.dtype)
-
-
-@primitive(extremum_dx, sample=distinct((2, 3), axis=1))
-def max(x, *, axis=None, keepdims=False):
-    """y = max x        dx = g at the maximum, in equal parts where several tie"""
-    return x.max(axis=axis, keepdims=keepdims)
-
-
-@primitive(extremum_dx, sample=distinct((2, 3), axis=1))
-def min(x, *, axis=None, keepdims=False):
-    """y = min x        dx = g at the minimum, in equal parts where several tie"""
-    return x.min(axis=axis, keepdims=keepdims)
-
-
-# ----------------------------------------------------------------------------- matrix product
-
-
-def mT(x):
-    """The last two axes exchanged."""
-    return x.swapaxes(-1, -2)
-
-
-def _as_matrices(g, a, b):
-    """A product with a vector in it is a product of matrices with one row or one column."""
-    if a.ndim == 1:
-        a, g = a.reshape((1, -1)), expand_dims(g, axis=-1 if b.ndim == 1 else -2)
-    if b.ndim == 1:
-        b, g = b.reshape((-1, 1)), expand_dims(g, axis=-1)
-    return g, a, b
-
-
-def matmul_da(g, y, a, b):
-    g2, _, b2 = _as_matrices(g, a, b)
-    return matmul(g2, mT(b2))  # a vector's extra axis of length 1 is summed away like a broadcast
-
-
-def matmul_db(g, y, a, b):
-    g2, a2, _ = _as_matrices(g, a, b)
-    if b.ndim <= 2 < a2.ndim:  # one weight for a whole batch: one big product, not many and a sum
-        rows = math.prod(a2.shape[:-1])
-        a2, g2 = a2.reshape((rows, a2.shape[-1])), g2.reshape((rows, g2.shape[-1]))
-    db = matmul(mT(a2), g2)
-    return db.reshape(db.shape[:-1]) if b.ndim == 1 else db
-
-
-@primitive(matmul_da, matmul_db, sample=normal((2, 3, 4), (4, 5)))
-def matmul(a, b):
-    """Matrix product over the last two axes; leading axes broadcast; a 1-d argument is a vector.
-
-    y = a b        a: (..., n, k)    b: (..., k, m)    y: (..., n, m)
-    da = g bᵀ      db = aᵀ g         (summed over the axes that were broadcast)
-    """
-    _check_product(a, b)
-    if b.ndim == 2 < a.ndim and a.size:
-        return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[1])
-    return a @ b
-
-
-def _check_product(a, b) -> None:
-    shapes = f"matmul: a {tuple(a.shape)} and b {tuple(b.shape)} do not fit"
-    if a.ndim == 0 or b.ndim == 0:
-        raise ValueError(f"{shapes}: a single number is multiplied with *, not @")
-    k = b.shape[-2] if b.ndim > 1 else b.shape[0]
-    if a.shape[-1] != k:
-        which = "second-to-last" if b.ndim > 1 else "only axis"
-        raise ValueError(f"{shapes}: a's last axis is {a.shape[-1]}, b's {which} is {k}")
 
 
 # --------------------------------------------------------------- the vocabulary of the operators
@@ -472,35 +338,18 @@ def attach(name: str, op: Any, reflected: bool = False) -> None:
     setattr(Tensor, name, f)
 
 
-for _name, _op in {"add": add, "sub": sub, "mul": mul, "truediv": div, "pow": pow,
-                   "matmul": matmul}.items():  # fmt: skip
-    attach(f"__{_name}__", _op)
-    attach(f"__r{_name}__", _op, reflected=True)
+def attach_operator(name: str, op: Any) -> None:
+    """Make ``op`` the operator ``__name__`` of Tensor, whichever side the Tensor stands on."""
+    attach(f"__{name}__", op)
+    attach(f"__r{name}__", op, reflected=True)
+
+
+for _name, _op in {"add": add, "sub": sub, "mul": mul, "truediv": div, "pow": pow}.items():
+    attach_operator(_name, _op)
 for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
     setattr(Tensor, _name, _compare(_name))
 attach("__neg__", neg)
 attach("__abs__", abs)
-attach("__getitem__", index)
-for _op in (exp, log, sqrt, abs, tanh, sigmoid, relu, maximum, minimum, masked_fill, sum, mean, max,
-            min, matmul, swapaxes, expand_dims, squeeze, broadcast_to, astype, to):  # fmt: skip
+for _op in (add, sub, mul, div, neg, pow, exp, expm1, log, log1p, sqrt, sin, cos, abs, tanh,
+            sigmoid, relu, silu, softplus, maximum, minimum, clip, masked_fill):  # fmt: skip
     attach(_op.name, _op)
-
-
-def _reshape(x: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
-    """``x.reshape(2, 3)``, ``x.reshape((2, 3))`` and ``x.reshape(shape=(2, 3))`` are the same."""
-    if shape is None:
-        shape = sizes[0] if len(sizes) == 1 else sizes
-    return reshape(x, shape=shape)
-
-
-def _transpose(x: Tensor, *order: Any, axes: Any = None) -> Tensor:
-    """``x.transpose()`` reverses the axes, ``x.transpose(1, 0)`` orders them, as does a tuple."""
-    if axes is None and order:
-        axes = order[0] if len(order) == 1 and not isinstance(order[0], int) else order
-    return transpose(x, axes=axes)
-
-
-setattr(Tensor, "reshape", _reshape)  # noqa: B010 (a type checker has them from operators.py)
-setattr(Tensor, "transpose", _transpose)  # noqa: B010
-setattr(Tensor, "T", property(transpose))  # noqa: B010
-setattr(Tensor, "mT", property(mT))  # noqa: B010

@@ -1,4 +1,4 @@
-"""Chapter 6: random numbers that do not depend on who draws first.
+"""Chapter 12: random numbers that do not depend on who draws first.
 
 Initial weights come from one NumPy generator on the host. Dropout masks come from a *counter-based*
 generator, Philox (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, §3): the bits are a

@@ -1,4 +1,4 @@
-"""Chapter 3: softmax, its logarithm, and the loss that goes with them.
+"""Chapter 8: softmax and its logarithm.
 
 Each op is a pair. The ``*_reference`` is the definition in primitives: read it first. The fused op
 under it computes the same numbers with one recorded node and no more arrays than it needs.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from .backend import is_array, place_like, xp
-from .primitives import attach, exp, log, sum, where
+from .primitives import attach, exp, log, where
+from .reductions import sum
 from .sampling import normal
 from .tensor import floating, fused, value
 

@@ -9,9 +9,10 @@ and hands every node the gradient of its output; the node answers with the gradi
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ContextDecorator
+from contextlib import ContextDecorator, ExitStack
 from functools import partial
 from itertools import count
 from operator import attrgetter
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import Array, default_device, device_of, is_array, to_device, to_host, xp
+from .backend import Array, DeviceError, default_device, device_of, is_array, to_device, to_host, xp
 
 if TYPE_CHECKING:
     from .operators import Operators  # what primitives.py attaches, spelled out for type checkers
@@ -28,9 +29,10 @@ else:
 
 
 class Modes(threading.local):
-    """What differs between threads: whether ops record."""
+    """What differs between threads: whether ops record, and who looks on (see detect_anomaly)."""
 
     recording = True
+    watcher: Any = None
 
 
 modes = Modes()
@@ -258,7 +260,7 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
 class Node:
     """One recorded call: ``outputs = op(*inputs, **params)``."""
 
-    __slots__ = ("born", "inputs", "op", "outputs", "params", "pullback")
+    __slots__ = ("born", "inputs", "op", "outputs", "params", "pullback", "record")
 
     def __init__(
         self, op: Op, inputs: tuple, params: dict, pullback: Callable | None, outputs: int
@@ -266,10 +268,11 @@ class Node:
         self.op, self.inputs, self.params, self.pullback = op, inputs, params, pullback
         self.outputs = outputs  # how many; 0 for an op that returns a bare array, not a tuple
         self.born = next(clock)
+        self.record: Any = None  # what a debug run remembers of this call
 
     def release(self) -> None:
         """Forget the inputs and whatever the pullback saved, so that their memory comes back."""
-        self.inputs = self.pullback = None  # type: ignore[assignment]
+        self.inputs = self.pullback = self.record = None  # type: ignore[assignment]
 
 
 class Op:
@@ -363,13 +366,14 @@ class Op:
         node = None
         if tracked and modes.recording:
             node = Node(self, args, params, pullback, several)
-        if several:
-            y = tuple(self._settle(k, arrays) for k in y)
-            return tuple(_wrap(a, node, k) for k, a in enumerate(y)) if tensors else y
-        y = self._settle(y, arrays)
-        if y.dtype.kind != "f":  # x.astype(int): a staircase, no gradient flows through it
-            node = None
-        return _wrap(y, node) if tensors else y
+        y = tuple(self._settle(k, arrays) for k in y) if several else self._settle(y, arrays)
+        if not several and y.dtype.kind != "f":  # type: ignore[union-attr]
+            node = None  # x.astype(int): a staircase, no gradient flows through it
+        if not tensors:
+            return y
+        if modes.watcher is not None:
+            modes.watcher.called(self, arrays, params, y if several else (y,), node)
+        return tuple(_wrap(a, node, k) for k, a in enumerate(y)) if several else _wrap(y, node)
 
     def _settle(self, y: Any, arrays: list) -> Array:
         """Keep two promises about a result: it is an array, and float32 in gives float32 out."""
@@ -413,13 +417,19 @@ class Op:
         kind = next(k for k in (IndexError, ValueError, TypeError) if isinstance(error, k))
         if str(error).startswith(f"{self.name}:"):
             return kind(str(error))
-        names = [f"{n} " for n in self.array_names] or [""] * len(arrays)
-        what = [
-            f"{n}{tuple(a.shape)} {a.dtype}"
-            for n, a in zip(names, arrays, strict=False)
-            if hasattr(a, "shape")
-        ]
-        return kind(f"{self.name}: {error} [{', '.join(what)}]")
+        names = self.array_names or [f"number {k}" for k in range(len(arrays))]
+        told = {n: a for n, a in zip(names, arrays, strict=False) if is_array(a)}
+        places = {n: device_of(a) for n, a in told.items()}
+        unknown = re.search("numpy|ufunc", str(error), re.IGNORECASE)  # how CuPy and NumPy complain
+        if unknown and len(set(places.values())) > 1:
+            where = " and ".join(f"{n} on {place}" for n, place in places.items())
+            there = max(places.values())
+            return DeviceError(f"{self.name}: {where}: bring them together, as with .to({there!r})")
+        why = str(error)
+        if why.startswith("operands could not be broadcast together with shapes"):
+            why = misfit({n: a.shape for n, a in told.items()}) or why
+        shapes = ", ".join(f"{n} {tuple(a.shape)} {a.dtype}" for n, a in told.items())
+        return kind(f"{self.name}: {why} [{shapes}]")
 
     def pull(
         self, node: Node, y: Tensor, g: Any, wants: list[bool], create_graph: bool
@@ -499,6 +509,20 @@ def in_one_dtype(arrays: list) -> list:
     return [a.astype(widest, copy=False) if is_floating(a) else a for a in arrays]
 
 
+def misfit(shapes: dict[str, tuple[int, ...]]) -> str:
+    """Why these shapes, given by name, do not broadcast; "" if they do.
+
+    >>> misfit({"a": (2, 3), "b": (4, 1)})
+    'axis -2 is 2 in a and 4 in b: equal lengths broadcast, and a length of 1 does'
+    """
+    for axis in range(-1, -1 - max(map(len, shapes.values()), default=0), -1):
+        long = {s[axis]: n for n, s in shapes.items() if len(s) >= -axis and s[axis] != 1}
+        if len(long) > 1:
+            several = " and ".join(f"{length} in {name}" for length, name in long.items())
+            return f"axis {axis} is {several}: equal lengths broadcast, and a length of 1 does"
+    return ""
+
+
 def is_floating(x: Any) -> bool:
     """Whether x is an array or a Tensor of floating-point numbers."""
     return hasattr(x, "dtype") and x.dtype.kind == "f"
@@ -548,7 +572,9 @@ def backpropagate(
             if not create_graph:
                 owned.add(x)
 
-    roots = list(roots)
+    roots, watcher = list(roots), modes.watcher
+    if watcher is not None:
+        watcher.starts(roots)
     oldest = min((-1 if t.node is None else t.node.born for t in targets or ()), default=-1)
     trail = history([y for y, _ in roots], after=oldest)
     useful = None if targets is None else _useful(trail, targets)
@@ -577,15 +603,33 @@ def backpropagate(
                 for x in node.inputs
             ]
             if True in wants:
-                ds = node.op.pull(node, y, g, wants, create_graph)
+                if watcher is not None:
+                    watcher.pulls(node, g)
+                try:
+                    ds = node.op.pull(node, y, g, wants, create_graph)
+                except (ValueError, TypeError, IndexError) as e:
+                    raise _in_backward(e, node) from e
+                if watcher is not None:
+                    watcher.pulled(node, ds)
                 for x, d, w in zip(node.inputs, ds, wants, strict=True):
                     if w and d is not None:
                         accumulate(x, d, node.op)
             if release:
                 node.release()
+    if watcher is not None:
+        watcher.ends(gradients)
     if targets is None:
         return gradients
     return {x: gradients[x] for x in targets if x in gradients}
+
+
+def _in_backward(error: Exception, node: Node) -> Exception:
+    """The error of a rule or pullback, with the op it belongs to and what that was called with."""
+    kind = next(k for k in (IndexError, ValueError, TypeError) if isinstance(error, k))
+    if str(error).startswith("backward of "):  # of a reference, inside another op's
+        return kind(str(error))
+    shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in node.inputs if hasattr(x, "shape"))
+    return kind(f"backward of {node.op.name}: {error} [inputs {shapes}]")
 
 
 def _covers(large: tuple[int, ...], small: tuple[int, ...]) -> bool:
@@ -735,22 +779,42 @@ def _own(d: Any, leaf: Tensor, handed_out: set[int]) -> Tensor:
 # ------------------------------------------------------------------------------------- modes
 
 
-class recording(ContextDecorator):
-    """Inside, ops record (or do not); afterwards as before. Each thread has its own mode."""
+class setting(ContextDecorator):
+    """Inside, one of the ``modes`` is set; afterwards it is as before. Each thread has its own."""
 
-    def __init__(self, mode: bool) -> None:
-        self.mode = mode
-        self.before: list[bool] = []  # a stack: one object may be entered twice
+    def __init__(self, name: str, to: Any) -> None:
+        self.name, self.to = name, to
+        self.before: list[Any] = []  # a stack: one object may be entered twice
 
-    def _recreate_cm(self) -> recording:  # a decorated function may run in many threads
-        return recording(self.mode)
+    def _recreate_cm(self) -> setting:  # a decorated function may run in many threads
+        return setting(self.name, self.to)
 
     def __enter__(self) -> None:
-        self.before.append(modes.recording)
-        modes.recording = self.mode
+        self.before.append(getattr(modes, self.name))
+        setattr(modes, self.name, self.to)
 
     def __exit__(self, *exception: object) -> None:
-        modes.recording = self.before.pop()
+        setattr(modes, self.name, self.before.pop())
+
+
+def inherit(f: Callable) -> Callable:
+    """``f``, for another thread to call in the modes that this thread has now."""
+    mine = {name: getattr(modes, name) for name in ("recording", "watcher")}
+
+    def run(*args: Any) -> Any:
+        with ExitStack() as stack:
+            for name, to in mine.items():
+                stack.enter_context(setting(name, to))
+            return f(*args)
+
+    return run
+
+
+class recording(setting):
+    """Inside, ops record, or do not."""
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__("recording", mode)
 
 
 class no_grad(recording):
