@@ -384,23 +384,280 @@ def looked_up(draw):
     return (ids, draw(arrays((rows, d)))), {"padding_idx": padding}
 
 
+@st.composite
+def subscripted(draw):
+    """One to three operands; see ``term`` for what their subscripts may be."""
+    sizes = {label: draw(st.sampled_from([2, 3, 2, 3, 2, 3, 1, 0])) for label in "ijK"}
+    unnamed = draw(st.sampled_from([None, None, None, (), (2,), (3, 2)]))
+
+    def term():
+        """Labels (perhaps one twice: a diagonal), perhaps one of size 1, perhaps an ellipsis."""
+        labels = draw(st.permutations(sorted(sizes)))[: draw(st.sampled_from([2, 3, 1, 2, 3, 0]))]
+        if labels and draw(st.integers(0, 3)) == 3:
+            labels.insert(draw(st.integers(0, len(labels))), draw(st.sampled_from(labels)))
+        narrow = draw(st.sampled_from([None, None, None, *sizes]))
+        part = [(label, (1 if label == narrow else sizes[label],)) for label in labels]
+        if unnamed is not None and draw(st.booleans()):
+            axes = unnamed[draw(st.integers(0, len(unnamed))) :]
+            axes = tuple(n if draw(st.integers(0, 3)) else 1 for n in axes)
+            part.insert(draw(st.integers(0, len(part))), ("...", axes))
+        return "".join(label for label, _ in part), sum((n for _, n in part), start=())
+
+    count = draw(st.sampled_from([2, 2, 1, 3]))
+    terms, shapes = zip(*[term() for _ in range(count)], strict=True)
+    subscripts = ",".join(terms)
+    if draw(st.integers(0, 3)):
+        output = draw(st.permutations(sorted({c for c in subscripts if c.isalpha()})))
+        output = output[: draw(st.integers(0, min(2, len(output))))]
+        if "." in subscripts:
+            output.insert(draw(st.integers(0, len(output))), "...")
+        subscripts += draw(st.sampled_from(["->", " -> "])) + "".join(output)
+    return tuple(draw(arrays(s)) for s in shapes), {"subscripts": subscripts}
+
+
+# ------------------------------------------- the rest of chapters 2 to 5, erf, GELU, losses
+
+
+wide = st.integers(-6000, 6000).map(lambda k: k / 1000)  # as far as the tails of erf
+above_minus_one = st.integers(-900, 2000).map(lambda k: k / 1000)
+shares = st.integers(0, 1000).map(lambda k: k / 1000)
+
+
+@st.composite
+def clipped(draw):
+    """Limits that are missing, numbers, or arrays (which may cross); nothing ties."""
+    x, low, high = draw(distinct(*draw(together(3))))
+    # distinct() gives odd multiples of 0.1, so even ones lie between
+    kinds = draw(st.sampled_from(["aa", "aa", "an", "na", "nn", "a-", "-a", "n-", "-n"]))
+    low = {"a": low, "n": draw(st.sampled_from([-0.4, 0.0])), "-": None}[kinds[0]]
+    high = {"a": high, "n": draw(st.sampled_from([0.2, 1.0, -0.6])), "-": None}[kinds[1]]
+    if "a" in kinds and draw(st.integers(0, 5)) == 5:
+        x = 0.4
+    return (x, low, high), {}
+
+
+@st.composite
+def flipped(draw):
+    x = draw(arrays(draw(shape())))
+    return (x,), {"axis": draw(axes(x.ndim))}
+
+
+@st.composite
+def tiled(draw):
+    """A number, or a list that is shorter or longer than the axes; no copies are copies too."""
+    x = draw(arrays(draw(shape(max_dims=2))))
+    count = st.sampled_from([1, 2, 3, 0])
+    several = st.lists(count, max_size=3)
+    return (x,), {"reps": draw(st.one_of(count, several, several.map(tuple)))}
+
+
+@st.composite
+def padded(draw):
+    """In every form NumPy knows: n, (n,), (before, after), ((before, after),), one a axis."""
+    x = draw(arrays(draw(shape())))
+    pair = st.tuples(*[st.integers(0, 2)] * 2)
+    each = st.tuples(*[pair] * x.ndim) if x.ndim else pair
+    sides = st.tuples(*[st.tuples(st.integers(0, 2))] * x.ndim) if x.ndim else pair
+    one = st.integers(0, 2)
+    widths = draw(st.one_of(each, each, pair, one, st.tuples(pair), st.tuples(one), sides))
+    return (x,), {"widths": widths, "constant_values": draw(st.sampled_from([0, -1.5, 7]))}
+
+
+@st.composite
+def triangular(draw):
+    x = draw(arrays(draw(shape(min_dims=2, max_dims=4))))
+    return (x,), {"k": draw(st.integers(-3, 3))}
+
+
+@st.composite
+def cut_up(draw):
+    """So many equal pieces, or cut points: in any order, from the back, and out of range."""
+    x = draw(arrays(draw(shape(min_dims=1))))
+    axis = draw(st.integers(-x.ndim, x.ndim - 1))
+    n = x.shape[axis]
+    if draw(st.booleans()):
+        cuts = draw(st.sampled_from([k for k in (1, 2, 3) if n % k == 0]))
+    else:
+        cuts = draw(st.lists(st.integers(-n - 1, n + 1), max_size=3))
+        cuts = draw(st.sampled_from([cuts, sorted(cuts), tuple(cuts)]))
+    return (x,), {"indices_or_sections": cuts, "axis": axis}
+
+
+@st.composite
+def places_in(draw, n, s):
+    """Integers that count n places from the front or from the back; duplicates are likely."""
+    dtype = draw(st.sampled_from([np.int64, np.int32]))
+    return draw(hnp.arrays(dtype, s, elements=st.integers(-n, n - 1) if n else st.nothing()))
+
+
+@st.composite
+def taken(draw):
+    x = draw(arrays(draw(shape())))
+    axis = None if not x.ndim or draw(st.booleans()) else draw(st.integers(-x.ndim, x.ndim - 1))
+    n = x.size if axis is None else x.shape[axis]
+    if n and draw(st.integers(0, 3)) == 3:
+        return (x, draw(st.integers(-n, n - 1))), {"axis": axis}
+    some = draw(shape(max_dims=2))
+    return (x, draw(places_in(n, some if n else (0, *some)))), {"axis": axis}
+
+
+@st.composite
+def taken_along(draw):
+    """The other axes have the same length in both, or the length 1 in one of them."""
+    if draw(st.integers(0, 3)) == 3:
+        x = draw(arrays(draw(shape())))
+        return (x, draw(places_in(x.size, draw(st.integers(0, 3)) if x.size else 0))), {
+            "axis": None
+        }
+    s = list(draw(shape(min_dims=1)))
+    t, axis = list(s), draw(st.integers(-len(s), len(s) - 1))
+    for k in range(len(s)):
+        if k == axis % len(s):
+            t[k] = draw(st.integers(0, 3)) if s[k] else 0
+        elif draw(st.integers(0, 3)) == 3:
+            draw(st.sampled_from([s, t]))[k] = 1
+    x = draw(arrays(tuple(s)))
+    return (x, draw(places_in(s[axis], tuple(t)))), {"axis": axis}
+
+
+@st.composite
+def of_something(draw, least=1):
+    """A shape, an axis and keepdims: at least so many elements are reduced to one."""
+    s = draw(shape())
+    axis = draw(axes(len(s)))
+    if reduced_to_one(s, axis) < least:
+        s = tuple(n or 2 for n in s)
+    return s, {"axis": axis, "keepdims": draw(st.booleans())}
+
+
+def reduced_to_one(s, axis):
+    """How many elements."""
+    sides = s if axis is None else [s[a] for a in (axis if isinstance(axis, tuple) else (axis,))]
+    return int(np.prod(sides, dtype=int))
+
+
+@st.composite
+def spread_out(draw):
+    """For var and std: numbers that differ, and a correction that leaves something to divide by."""
+    s, params = draw(of_something())
+    n = reduced_to_one(s, params["axis"])
+    correction = draw(st.sampled_from([c for c in (0, 1, 0.5, 2) if c < n]))
+    (x,) = draw(distinct(s))
+    return (x,), {**params, "correction": correction}
+
+
+@st.composite
+def multiplied(draw):
+    """Products without a zero, with one, and with several."""
+    s = draw(shape())
+    x = draw(arrays(s, st.one_of(nonzero, nonzero, st.just(0.0))))
+    return (x,), {"axis": draw(axes(len(s))), "keepdims": draw(st.booleans())}
+
+
+@st.composite
+def accumulated(draw):
+    x = draw(arrays(draw(shape())))
+    axis = st.integers(-x.ndim, x.ndim - 1) if x.ndim else st.none()
+    return (x,), {"axis": draw(st.one_of(st.none(), axis))}
+
+
+@st.composite
+def any_two(draw):
+    """Arrays whose shapes have nothing to do with each other."""
+    return tuple(draw(arrays(draw(shape(max_dims=2)))) for _ in range(2)), {}
+
+
+@st.composite
+def activated(draw):
+    x = draw(arrays(draw(shape()), wide))
+    return (x,), {"approximate": draw(st.sampled_from(["none", "none", "tanh"]))}
+
+
+@st.composite
+def summed_up(draw):
+    """For logsumexp: some entries may be -inf, as long as every row has others."""
+    s, params = draw(of_something())
+    x = draw(arrays(s, wide))
+    if draw(st.booleans()):
+        dead = draw(hnp.arrays(bool, s))
+        axis = params["axis"]
+        dead = dead & ~(dead.all(axis=axis, keepdims=True) if dead.size else dead)
+        x = np.where(dead, -np.inf, x)
+    return (x,), params
+
+
+@st.composite
+def log_classified(draw):
+    (x, targets), params = draw(classified())
+    del params["label_smoothing"]
+    return (x, targets), params
+
+
+@st.composite
+def constant_beside(draw, s):
+    """Nothing, a number, or an array that broadcasts to s."""
+    kind = draw(st.sampled_from(["none", "number", "array"]))
+    if kind != "array":
+        return None if kind == "none" else draw(positives)
+    part = s[draw(st.integers(0, len(s))) :]
+    return draw(arrays(tuple(n if draw(st.integers(0, 2)) else 1 for n in part), positives))
+
+
+@st.composite
+def answered(draw):
+    s = draw(shape())
+    kind = draw(st.sampled_from(["shares", "shares", "yes or no"]))
+    targets = draw(arrays(s, shares) if kind == "shares" else hnp.arrays(np.int64, s, elements=bit))
+    params = {name: draw(constant_beside(s)) for name in ("weight", "pos_weight")}
+    return (draw(arrays(s, wide)), targets), {**params, "reduction": draw(endings)}
+
+
+bit = st.integers(0, 1)
+endings = st.sampled_from(["mean", "sum", "none"])
+
+
+@st.composite
+def compared(draw):
+    s = draw(shape())
+    whole = hnp.arrays(np.int64, s, elements=st.integers(-3, 3))
+    targets = draw(whole if draw(st.integers(0, 3)) == 3 else arrays(s))
+    return (draw(arrays(s)), targets), {"reduction": draw(endings)}
+
+
+@st.composite
+def scaled(draw):
+    (x, weight, _), params = draw(normalised())
+    return (x, weight), params
+
+
 CASES = {
     "abs": unary(nonzero),
     "add": binary(),
     "astype": unary().map(lambda case: (case[0], {"dtype": np.float64})),
+    "binary_cross_entropy_with_logits": answered(),
     "broadcast_to": resized(down=False),
+    "clip": clipped(),
     "concatenate": joined(),
+    "cos": unary(),
     "cross_entropy": classified(),
+    "cumsum": accumulated(),
     "div": binary(b=nonzero),
     "dropout": dropped(),
+    "einsum": subscripted(),
     "embedding": looked_up(),
+    "erf": unary(wide),
     "exp": unary(),
     "expand_dims": expanded(),
+    "expm1": unary(),
+    "flip": flipped(),
+    "gelu": activated(),
     "getitem": indexed(),
     "identity": unary(),
     "layer_norm": normalised(),
     "log": unary(positives),
+    "log1p": unary(above_minus_one),
     "log_softmax": along(),
+    "logsumexp": summed_up(),
     "lstm": recurrent(),
     "masked_fill": masked(),
     "matmul": product(),
@@ -409,24 +666,41 @@ CASES = {
     "mean": reduced(empty=False),
     "min": extremum(),
     "minimum": extremes(),
+    "mse_loss": compared(),
     "mul": binary(),
     "neg": unary(),
+    "nll_loss": log_classified(),
+    "outer": any_two(),
+    "pad": padded(),
     "pow": power(),
+    "prod": multiplied(),
     "relu": unary(nonzero),
     "reshape": reshaped(),
+    "rms_norm": scaled(),
     "scaled_dot_product_attention": attended(),
     "scatter": scattered(),
     "sigmoid": unary(),
+    "silu": unary(wide),
+    "sin": unary(),
     "softmax": along(infinities=True),
+    "softplus": unary(wide),
+    "split": cut_up(),
     "sqrt": unary(positives),
     "squeeze": squeezed(),
     "stack": stacked(),
+    "std": spread_out(),
     "sub": binary(),
     "sum": reduced(),
     "sum_to": resized(down=True),
     "swapaxes": swapped(),
+    "take": taken(),
+    "take_along_axis": taken_along(),
     "tanh": unary(),
+    "tile": tiled(),
     "to": unary().map(lambda case: (case[0], {"device": "cpu"})),
     "transpose": transposed(),
+    "tril": triangular(),
+    "triu": triangular(),
+    "var": spread_out(),
     "where": choice(),
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent / "cuda"))  # for strict_cupy
+sys.path.insert(
+    0, str(Path(__file__).parents[1] / "bench")
+)  # what is counted there is asserted here
+import figures
 import strict_cupy
 
 import tinygrad_mha as tg
@@ -33,6 +38,21 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "long" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of several processes
+        session.config.workeroutput["figures"] = json.dumps(figures.figures)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node):
+    figures.merge(json.loads(getattr(node, "workeroutput", {}).get("figures", "{}")))
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in figures.lines():
+        terminalreporter.write_line(line)
 
 
 def real_cupy_wanted():

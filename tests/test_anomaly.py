@@ -155,6 +155,12 @@ def test_a_nan_gradient_of_an_own_op():
     assert "broken has a backward pass that gave NaN at index (0,) (and 1 more)" in text
 
 
+def test_jvp_at_an_infinite_slope_in_another_direction():
+    with tg.detect_anomaly():
+        _, dy = tg.jvp(tg.log, np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    np.testing.assert_array_equal(dy.data, [0, 1])
+
+
 def test_a_sum_of_gradients_that_overflows():
     x = Tensor([1e-30], requires_grad=True)
     text = caught(lambda: (x * 3e38 + x * 3e38).sum().backward())

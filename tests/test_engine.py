@@ -8,6 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
+from scheduling import JOINS, work
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor, gradcheck
@@ -138,6 +139,14 @@ def test_work_per_node_does_not_grow():
     rows[0].backward()
     assert x.grad.item() == 1000
     assert len(calls) == 1000 + 999
+
+
+@pytest.mark.parametrize("join", ["one after another", "in pairs", "by one op"])
+def test_work_per_pending_node_grows_as_the_logarithm_at_most(join):
+    """30,000 gradients wait at once. Counted: calls, their arguments, and comparisons."""
+    few, many = (work(n, JOINS[join]) for n in (300, 30_000))
+    assert many <= few * np.log2(30_000) / np.log2(300)
+    assert many < 200
 
 
 def test_a_recorded_backward_walks_each_reference_and_not_what_lies_behind_it(monkeypatch):
@@ -412,6 +421,15 @@ def test_no_grad_is_for_one_thread():
         worker.start()
         worker.join()
     assert seen == [True]
+
+
+def test_a_gradient_of_another_dtype_inside_no_grad():
+    """The answer depends on the incoming gradient, whatever has to be done to it first."""
+    x, v = leaf([1.0, 2.0], np.float32), leaf([3.0, 4.0])
+    y = x * x
+    with tg.no_grad():
+        (dx,) = tg.grad(y, [x], v, create_graph=True)
+    assert grads(dx.sum(), v)[0].tolist() == [2, 4]
 
 
 def test_create_graph_inside_no_grad():

@@ -71,6 +71,11 @@ def test_whole_numbers_are_read_as_floats():
     x = np.array([[1, 2, 3], [3, 0, 1]])
     same = {
         "softmax": lambda x: tg.softmax(x),
+        "logsumexp": lambda x: tg.logsumexp(x, axis=1),
+        "rms_norm": lambda x: tg.rms_norm(x),
+        "nll_loss": lambda x: tg.nll_loss(x, [0, 1]),
+        "mse_loss": lambda x: tg.mse_loss(x, [[0, 1, 2], [1, 1, 1]]),
+        "bce": lambda x: tg.binary_cross_entropy_with_logits(x, [[0, 1, 1], [1, 0, 0]]),
         "log_softmax": lambda x: tg.log_softmax(x),
         "cross_entropy": lambda x: tg.cross_entropy(x, [0, 1], label_smoothing=0.1),
         "attention": lambda x: tg.scaled_dot_product_attention(x, x, x),
@@ -149,6 +154,64 @@ def test_softmax_of_nothing():
     assert tg.softmax(np.zeros((2, 0))).shape == (2, 0)
     assert tg.softmax(np.zeros((0, 3)), axis=0).shape == (0, 3)
     assert tg.log_softmax(np.zeros((2, 0))).shape == (2, 0)
+
+
+# -------------------------------------------------------------------------------- logsumexp
+
+
+def test_logsumexp_by_hand():
+    x = np.log([[1.0, 2.0, 5.0], [4.0, 4.0, 8.0]])
+    close(tg.logsumexp(x), np.log(24))
+    close(tg.logsumexp(x, axis=1), np.log([8, 16]))
+    close(tg.logsumexp(x, axis=-2, keepdims=True), [np.log([5, 6, 13])])
+    close(tg.logsumexp(x, axis=()), x)
+    y = rng.standard_normal((2, 3, 4))
+    close(tg.logsumexp(y, axis=(0, -1)), np.log(np.exp(y).sum(axis=(0, 2))))
+    close(tg.logsumexp(y, (2, 0), True), np.log(np.exp(y).sum(axis=(0, 2), keepdims=True)))
+    close(tg.logsumexp(y, 2), (y - tg.log_softmax(y))[..., 0])
+    assert tg.logsumexp(np.array(3.0)) == 3
+    with pytest.raises(IndexError, match="logsumexp: axis 3 is out of bounds"):
+        tg.logsumexp(y, axis=3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_logsumexp_never_overflows(dtype, create_graph):
+    huge = float(np.finfo(dtype).max)
+    x = leaf([[1e4, 1e4, -1e30], [huge, -huge, -huge], [-huge, -huge, -huge]], dtype)
+    y = tg.logsumexp(x, axis=1)
+    assert y.dtype == dtype
+    close(y.numpy(), [1e4 + np.log(2), huge, -huge], rtol=1e-6)
+    (dx,) = tg.grad(y, [x], np.array([1.0, 2.0, 3.0]), create_graph=create_graph)
+    close(dx.numpy(), [[0.5, 0.5, 0], [2, 0, 0], [1, 1, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_logsumexp_of_infinities(create_graph):
+    """Rows of -inf give -inf, a +inf gives +inf; both send back zeros, and nothing is NaN."""
+    x = leaf([[-inf, -inf, -inf], [0, -inf, 0], [inf, 0, -inf], [inf, inf, 1e300]])
+    for keepdims in (False, True):
+        y = tg.logsumexp(x, axis=1, keepdims=keepdims)
+        np.testing.assert_array_equal(y.numpy().ravel(), [-inf, np.log(2), inf, inf])
+        g = np.array([1.0, 2.0, 3.0, 4.0]).reshape(y.shape)
+        (dx,) = tg.grad(y, [x], g, create_graph=create_graph)
+        np.testing.assert_array_equal(dx.numpy(), [[0] * 3, [1, 0, 1], [0] * 3, [0] * 3])
+    if create_graph:
+        (ddx,) = tg.grad(dx, [x], np.ones((4, 3)))
+        np.testing.assert_array_equal(ddx.numpy(), np.zeros((4, 3)))
+
+
+def test_logsumexp_of_nothing():
+    """The empty sum is 0, and its logarithm -inf."""
+    x = leaf(np.zeros((2, 0)))
+    assert tg.logsumexp(x).item() == -inf
+    y = tg.logsumexp(x, axis=1)
+    assert y.numpy().tolist() == [-inf, -inf]
+    for create_graph in (False, True):
+        assert tg.grad(y.sum(), [x], create_graph=create_graph)[0].shape == (2, 0)
+    assert tg.logsumexp(x, axis=0).shape == (0,)
+    assert tg.logsumexp(x, axis=0, keepdims=True).shape == (1, 0)
+    assert np.isnan(tg.logsumexp(np.array([1.0, np.nan])))
 
 
 # ----------------------------------------------------------------------------- cross-entropy
@@ -291,6 +354,59 @@ def test_layer_norm_says_what_is_wrong():
     with pytest.raises(ValueError, match="rows without elements"):
         tg.layer_norm(np.ones((2, 0)))
     assert tg.layer_norm(np.ones((0, 3))).shape == (0, 3)
+
+
+# ---------------------------------------------------------------------------------- rms norm
+
+
+def test_rms_norm_by_hand():
+    """eps stands inside the root, and no mean is subtracted."""
+    x = np.array([3e-3, 4e-3])
+    close(tg.rms_norm(x, eps=1e-5), x / np.sqrt(12.5e-6 + 1e-5))
+    close(tg.rms_norm(np.array([[1.0, 7.0]]), np.array([2.0, 3.0]), eps=0.0), [[0.4, 4.2]])
+    x, w = rng.standard_normal((5, 2, 3)), rng.standard_normal((2, 3))
+    close(tg.rms_norm(x, w), x / np.sqrt((x * x).mean((1, 2), keepdims=True) + 1e-5) * w)
+    close(tg.rms_norm(x), x / np.sqrt((x * x).mean(2, keepdims=True) + 1e-5))
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_rms_norm_of_zeros(create_graph):
+    """0 / √eps: the gradient is large, but it is a number."""
+    x, w = leaf(np.zeros((2, 4)), np.float32), leaf(np.ones(4), np.float32)
+    y = tg.rms_norm(x, w)
+    assert not y.numpy().any()
+    dx, dw = tg.grad(y, [x, w], np.ones((2, 4)), create_graph=create_graph)
+    close(dx.numpy(), np.full((2, 4), 1e-5**-0.5), rtol=1e-6)
+    assert not dw.numpy().any()
+
+
+def test_rms_norm_does_not_care_for_the_scale():
+    x = rng.standard_normal((3, 4))
+    for scale in (1e-2, 1e5, 1e15):
+        big = leaf(x * scale, np.float32)
+        y = tg.rms_norm(big, eps=0.0)
+        close(y.numpy(), tg.rms_norm(x, eps=0.0), rtol=1e-5)
+        g = rng.standard_normal((3, 4))
+        want = grads(tg.rms_norm(z := leaf(x), eps=0.0), z, g=g)[0]
+        close(grads(y, big, g=g)[0] * scale, want, rtol=1e-4, atol=1e-4)
+
+
+def test_rms_norm_is_layer_norm_of_centred_rows():
+    x = rng.standard_normal((3, 4))
+    x -= x.mean(axis=1, keepdims=True)
+    w = rng.standard_normal(4)
+    close(tg.rms_norm(x, w), tg.layer_norm(x, w))
+
+
+def test_rms_norm_says_what_is_wrong():
+    x = np.ones((2, 3))
+    with pytest.raises(
+        ValueError, match=r"rms_norm: a weight of shape \(2,\) does not fit .*\(2, 3\)"
+    ):
+        tg.rms_norm(x, np.ones(2))
+    with pytest.raises(ValueError, match="rows without elements, and they have no mean"):
+        tg.rms_norm(np.ones((2, 0)))
+    assert tg.rms_norm(np.ones((0, 3))).shape == (0, 3)
 
 
 # ----------------------------------------------------------------------------------- dropout

@@ -182,22 +182,117 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse):
     return y[:, :, -h0.shape[1] :], h[-1], c[-1]
 
 
+def tensor(x):
+    return x if isinstance(x, torch.Tensor) else torch.tensor(x)
+
+
+def clip(x, low, high):
+    ts = torch.broadcast_tensors(*(tensor(v) for v in (x, low, high) if v is not None))  # or fails
+    named = zip([k for k, v in (("min", low), ("max", high)) if v is not None], ts[1:], strict=True)
+    return torch.clamp(ts[0], **dict(named))
+
+
+def pad(x, widths, constant_values):
+    pairs = np.broadcast_to(widths, (x.ndim, 2))[::-1].reshape(-1).tolist()  # last axis first
+    return F.pad(x, pairs, value=constant_values) if pairs else x * 1
+
+
+def split(x, indices_or_sections, axis):
+    return torch.tensor_split(x, indices_or_sections, axis)
+
+
+def take(x, indices, axis):
+    x, axis = (x.reshape(-1), 0) if axis is None else (x, axis % x.ndim)
+    at = tensor(indices).long()
+    at = torch.where(at < 0, at + x.shape[axis], at)
+    s = (*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, at.reshape(-1)).reshape(s)
+
+
+def take_along_axis(x, indices, axis):
+    x, axis = (x.reshape(-1), 0) if axis is None else (x, axis)
+    at = indices.long()
+    return torch.take_along_dim(x, torch.where(at < 0, at + x.shape[axis], at), axis)
+
+
+def spread(f):
+    def of(x, axis, keepdims, correction):
+        axes = every(x, axis)
+        if not axes:  # each number alone does not vary
+            return x * 0
+        return f(x, dim=axes, keepdim=keepdims, correction=correction)
+
+    return of
+
+
+def prod(x, axis, keepdims):
+    """One axis after another, which is all that PyTorch has."""
+    for a in sorted((a % x.ndim for a in every(x, axis)), reverse=True):
+        x = x.prod(a, keepdim=keepdims)
+    return x * 1
+
+
+def gelu(x, approximate):
+    return F.gelu(x, approximate=approximate)
+
+
+def nll_loss(log_probs, targets, weight, ignore_index, reduction):
+    ignored = -100 if ignore_index is None else ignore_index
+    assume(reduction != "mean" or (targets != ignored).any())  # PyTorch says NaN, we say zero
+    y = F.nll_loss(
+        log_probs.reshape(-1, log_probs.shape[-1]),
+        targets.reshape(-1).long(),
+        weight=theirs(weight, grad=False),
+        ignore_index=ignored,
+        reduction=reduction,
+    )
+    return y.reshape(targets.shape) if reduction == "none" else y
+
+
+def binary_cross_entropy(logits, targets, weight, pos_weight, reduction):
+    assume(reduction != "mean" or logits.numel())  # PyTorch says NaN, we say zero
+    weights = {"weight": weight, "pos_weight": pos_weight}
+    weights = {k: None if w is None else tensor(w) for k, w in weights.items()}
+    return F.binary_cross_entropy_with_logits(logits, targets.double(), **weights,
+                                              reduction=reduction)  # fmt: skip
+
+
+def mse_loss(predictions, targets, reduction):
+    assume(reduction != "mean" or predictions.numel())
+    return F.mse_loss(predictions, targets.double(), reduction=reduction)
+
+
+def rms_norm(x, weight, eps):
+    return F.rms_norm(x, x.shape[-1:] if weight is None else weight.shape, weight, eps)
+
+
 TORCH = {
     "abs": torch.abs,
     "add": lambda a, b: a + b,
     "astype": lambda x, dtype: x.to(torch.float64),
+    "binary_cross_entropy_with_logits": binary_cross_entropy,
     "broadcast_to": lambda x, shape: x.broadcast_to(shape),
+    "clip": clip,
     "concatenate": lambda *xs, axis: torch.cat(xs, axis),
+    "cos": torch.cos,
     "cross_entropy": cross_entropy_of_something,
+    "cumsum": lambda x, axis: x.reshape(-1).cumsum(0) if axis is None else x.cumsum(axis),
     "div": lambda a, b: a / b,
+    "einsum": lambda *xs, subscripts: torch.einsum(subscripts, *xs),
     "embedding": F.embedding,
+    "erf": torch.erf,
     "exp": torch.exp,
     "expand_dims": lambda x, axis: x.reshape(np.expand_dims(x.detach().numpy(), axis).shape),
+    "expm1": torch.expm1,
+    "flip": lambda x, axis: torch.flip(x, every(x, axis)),
+    "gelu": gelu,
     "getitem": lambda x, key: x.reshape(-1)[places(x.shape, key)],
     "identity": lambda x: x * 1,
     "layer_norm": layer_norm,
     "log": torch.log,
+    "log1p": torch.log1p,
     "log_softmax": lambda x, axis: torch.log_softmax(x, axis),
+    "logsumexp": reduction(torch.logsumexp),
     "lstm": lstm,
     "masked_fill": lambda x, mask, value: x.masked_fill(mask, value),
     "matmul": torch.matmul,
@@ -206,24 +301,41 @@ TORCH = {
     "mean": reduction(torch.mean),
     "min": reduction(torch.amin),
     "minimum": torch.minimum,
+    "mse_loss": mse_loss,
     "mul": lambda a, b: a * b,
     "neg": torch.neg,
+    "nll_loss": nll_loss,
+    "outer": lambda a, b: torch.outer(a.reshape(-1), b.reshape(-1)),
+    "pad": pad,
     "pow": lambda a, b: a**b,
+    "prod": prod,
     "relu": torch.relu,
     "reshape": lambda x, shape: x.reshape(shape),
+    "rms_norm": rms_norm,
     "scaled_dot_product_attention": attention,
     "scatter": scatter,
     "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "sin": torch.sin,
     "softmax": softmax,
+    "softplus": F.softplus,
+    "split": split,
     "sqrt": torch.sqrt,
     "squeeze": squeeze,
     "stack": lambda *xs, axis: torch.stack(xs, axis),
+    "std": spread(torch.std),
     "sub": lambda a, b: a - b,
     "sum": reduction(torch.sum),
     "sum_to": lambda x, shape: x.sum_to_size(shape),
     "swapaxes": lambda x, axis1, axis2: x.transpose(axis1, axis2),
+    "take": take,
+    "take_along_axis": take_along_axis,
     "tanh": torch.tanh,
+    "tile": lambda x, reps: torch.tile(x, tuple(reps) if np.ndim(reps) else (reps,)),
     "transpose": lambda x, axes: x.permute(tuple(range(x.ndim))[::-1] if axes is None else axes),
+    "tril": lambda x, k: torch.tril(x, k),
+    "triu": lambda x, k: torch.triu(x, k),
+    "var": spread(torch.var),
     "where": torch.where,
 }
 ELSEWHERE = {
@@ -253,6 +365,9 @@ def test_op(name, data):
         (lambda a, b: tg.max(a + b * 0, axis=1), lambda a, b: torch.amax(a + b * 0, 1)),
         (lambda a, b: tg.min(a + b * 0), lambda a, b: torch.amin(a + b * 0)),
         (lambda a, b: tg.relu(a) + tg.abs(b), lambda a, b: torch.relu(a) + torch.abs(b)),
+        (lambda a, b: tg.clip(a + b * 0, 0, 1), lambda a, b: torch.clamp(a + b * 0, 0, 1)),
+        (lambda a, b: tg.std(a * 0 + b), lambda a, b: torch.std(a * 0 + b, correction=0)),
+        (lambda a, b: tg.prod(a, axis=1) * b[:, 0], lambda a, b: torch.prod(a, 1) * b[:, 0]),
     ],
 )
 def test_ties_and_kinks(ours, other, rng):

@@ -14,9 +14,18 @@ from .anomaly import AnomalyError, detect_anomaly
 from .attention import scaled_dot_product_attention
 from .backend import DeviceError, set_default_device
 from .dropout import dropout
+from .einsum import einsum
 from .embedding import embedding
+from .functional import hvp, jacobian, jvp, vjp
+from .gelu import erf, gelu
 from .gradcheck import GradientError, gradcheck
-from .layernorm import layer_norm
+from .layernorm import layer_norm, rms_norm
+from .losses import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    mse_loss,
+    nll_loss,
+)
 from .lstm import lstm
 from .movement import (
     astype,
@@ -75,7 +84,7 @@ from .reductions import (
     sum,
     var,
 )
-from .softmax import cross_entropy, log_softmax, softmax
+from .softmax import log_softmax, logsumexp, softmax
 from .tensor import (
     REGISTRY,
     Op,

@@ -1,4 +1,4 @@
-"""The certificate: is this gradient right?
+"""Chapter 19, the certificate: is this gradient right?
 
 A derivative can be measured without any calculus: move the inputs a little along a random direction
 and see how far the result moves. :func:`gradcheck` compares that with what the backward pass says,

@@ -1,14 +1,14 @@
-"""Chapter 10: layer normalisation."""
+"""Chapter 10: layer normalisation, and its shorter sister."""
 
 from __future__ import annotations
 
 import math
 
 from .backend import xp
-from .primitives import sqrt
+from .primitives import attach, sqrt
 from .reductions import mean
 from .sampling import normal
-from .tensor import fused
+from .tensor import floating, fused
 
 
 def layer_norm_reference(x, weight=None, bias=None, *, eps=1e-5):
@@ -61,7 +61,45 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     return y, pullback
 
 
-def _axes(x, weight, bias):
+def rms_norm_reference(x, weight=None, *, eps=1e-5):
+    """The definition: divide by the root of the mean square, then scale."""
+    y = x / sqrt(mean(x * x, axis=_axes(x, weight), keepdims=True) + eps)
+    return y if weight is None else y * weight
+
+
+@fused(reference=rms_norm_reference, sample=normal((2, 3, 4), (4,)))
+def rms_norm(x, weight=None, *, eps=1e-5):
+    """Each row brought to mean square 1, then scaled: layer norm without the mean.
+
+    z = x / s,   s = √(mean x² + eps)       y = z · weight
+
+    x: (..., d)   weight: (d,)   (or several last axes: those of weight)
+
+    Let h = g · weight be the gradient of z. x reaches the loss through itself and through s. Since
+    ∂s/∂x_j = z_j / n, where n is the number of elements of a row,
+        dx = (h − z · mean(h · z)) / s
+        dweight = Σ g · z        (over all rows)
+
+    Source: Zhang, Sennrich, Root Mean Square Layer Normalization, 2019, §3.
+    """
+    axes = _axes(x, weight)
+    x = floating(x)
+    s = (x * x).mean(axis=axes, keepdims=True)
+    s += eps
+    xp(x).sqrt(s, out=s)
+    z = x / s
+
+    def pullback(g):
+        rows = tuple(range(x.ndim - len(axes)))
+        dx = g * 1 if weight is None else g * weight
+        dx -= z * (dx * z).mean(axis=axes, keepdims=True)
+        dx /= s
+        return dx, None if weight is None else (g * z).sum(axis=rows)
+
+    return z * 1 if weight is None else z * weight, pullback
+
+
+def _axes(x, weight, bias=None):
     """The axes that make up a row: those of the weight, or the last one."""
     shape = next((p.shape for p in (weight, bias) if p is not None), x.shape[-1:])
     n = len(shape)
@@ -70,5 +108,9 @@ def _axes(x, weight, bias):
     if bias is not None and bias.shape != shape:
         raise ValueError(f"weight {shape} and bias {bias.shape} should have one shape")
     if not math.prod(shape):
-        raise ValueError(f"x {x.shape} has rows without elements: there is no mean to subtract")
+        raise ValueError(f"x {x.shape} has rows without elements, and they have no mean")
     return tuple(range(x.ndim - n, x.ndim))
+
+
+attach("layer_norm", layer_norm)
+attach("rms_norm", rms_norm)

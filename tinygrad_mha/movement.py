@@ -6,7 +6,7 @@ import builtins
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -171,18 +171,17 @@ def to(x, *, device):
     return to_device(x, check_device(device))
 
 
-def concatenate_dx(k, g, y, *xs, axis):
+def concatenate_dx(g, y, *xs, axis):
     shapes = [x.shape for x in _arrays(map(value, xs))]
-    sizes = [math.prod(shape) if axis is None else shape[axis] for shape in shapes]
-    start = builtins.sum(sizes[:k])
-    stretch = slice(start, start + sizes[k])
-    if axis is None:
-        return g[stretch].reshape(shapes[k])
-    return g[(slice(None),) * (axis % y.ndim) + (stretch,)]
+    ends = list(accumulate(math.prod(s) if axis is None else s[axis] for s in shapes))
+    before = (slice(None),) * (0 if axis is None else axis % y.ndim)
+    pieces = [g[before + (slice(a, b),)] for a, b in pairwise([0, *ends])]
+    return [d.reshape(s) for d, s in zip(pieces, shapes, strict=True)] if axis is None else pieces
 
 
-def _slice(k: int, y: Any, axis: int) -> tuple:
-    return (*[slice(None)] * (axis % y.ndim), k)
+def stack_dx(g, y, *xs, axis):
+    before = (slice(None),) * (axis % y.ndim)
+    return [g[before + (k,)] for k in range(len(xs))]
 
 
 def _arrays(xs: Iterable) -> list:
@@ -201,10 +200,7 @@ def concatenate(*xs, axis=0):
     return xp(xs[0]).concatenate(_arrays(xs), axis)
 
 
-@primitive_of_many(
-    lambda k, g, y, *xs, axis: g[_slice(k, y, axis)],
-    sample=normal((2, 3), (2, 3), axis=1),
-)
+@primitive_of_many(stack_dx, sample=normal((2, 3), (2, 3), axis=1))
 def stack(*xs, axis=0):
     """Arrays of one shape side by side along a new axis.       dx_k = the k-th slice of g"""
     return xp(xs[0]).stack(_arrays(xs), axis)
@@ -289,7 +285,7 @@ def scatter(x, *, key, shape):
 
 def take_key(x, indices, axis) -> Any:
     """``take(x, indices, axis)`` is ``x[take_key(x, indices, axis)]``."""
-    return (*(slice(None),) * _axis(x, axis), _indices(indices, x))
+    return (*(slice(None),) * _axis(x, axis), _indices(indices, value(x)))
 
 
 def _indices(indices, x):
@@ -357,7 +353,7 @@ def take_along_axis_dx(g, y, x, indices, axis):
     None,
     sample=lambda rng: ((rng.standard_normal((3, 4)), rng.integers(0, 4, (3, 2))), {"axis": 1}),
 )
-def take_along_axis(x, indices, *, axis):
+def take_along_axis(x, indices, *, axis=-1):
     """y[i, j] = x[i, indices[i, j]] for axis 1 of two; and so for the others.
 
     dx = zeros, with g added where it was taken. ``axis=None`` reads x as one row. What argsort and

@@ -105,20 +105,24 @@ def neg(x):
 
 def pow_da(g, y, a, b):
     """g b a^(b-1), which is not g b y / a: that would be 0 / 0 at a = 0."""
-    if isinstance(b, int | float) and (b == 0 or b >= 1):
+    if isinstance(b, int | float) and (b == 0 or (b >= 1 and b == b // 1)):
         return times(g, b * a ** (b - 1)) if b else g * 0.0
     # At a = 0: constant for b = 0, infinitely steep for 0 < b < 1 (0 by convention, as for sqrt).
-    # For b < 0 the slope is infinite too, but so is the value: that is the caller's to know.
+    # For b < 0 the slope is infinite too, but so is the value: that is the caller's to know. So is
+    # NaN, for a < 0 and b no whole number. Where g is 0, nobody asked, and nothing is computed.
     v, at_zero = value(b), value(a) == 0
-    flat = at_zero & ((v >= 0) & (v < 1) | (value(g) == 0))
+    undefined = at_zero | (value(a) < 0) & (xp(v).floor(v) != v)
+    flat = at_zero & (v >= 0) & (v < 1) | undefined & (value(g) == 0)
     return where(flat, 0.0, times(g, b * where(flat, 1.0, a) ** (b - 1)))
 
 
 def pow_db(g, y, a, b):
     """g y log a. Where a = 0 the power does not move with b (0 for b > 0), whatever log 0 is."""
     if isinstance(a, int | float):
-        return times(g, y * (math.log(a) if a > 0 else 0.0 if a == 0 else math.nan))
-    return times(g, y * log(where(value(a) == 0, 1.0, a)))
+        return times(times(g, y), math.log(a) if a > 0 else 0.0 if a == 0 else math.nan)
+    v = value(a)
+    none = (v == 0) | (v < 0) & (value(g) == 0)
+    return times(times(g, y), log(where(none, 1.0, a)))
 
 
 @primitive(pow_da, pow_db, sample=positive((2, 3), (3,)))

@@ -1,4 +1,4 @@
-"""Chapter 8: softmax and its logarithm.
+"""Chapter 8: softmax, its logarithm, and the sum under both.
 
 Each op is a pair. The ``*_reference`` is the definition in primitives: read it first. The fused op
 under it computes the same numbers with one recorded node and no more arrays than it needs.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backend import is_array, place_like, xp
+from .backend import xp
 from .primitives import attach, exp, log, where
-from .reductions import sum
+from .reductions import axes_of, kept, sum
 from .sampling import normal
 from .tensor import floating, fused, value
 
@@ -95,115 +95,65 @@ def log_softmax(x, *, axis=-1):
     return y, pullback
 
 
-# ----------------------------------------------------------------------------- cross-entropy
+# -------------------------------------------------------------------------------- log-sum-exp
 
 
-def cross_entropy_reference(
-    logits, targets, *, weight=None, label_smoothing=0.0, ignore_index=None, reduction="mean"
-):
-    """The definition: −Σ_c q_c log p_c, where q puts the weight where the target says."""
-    rows, goal = _rows(value(logits), targets, ignore_index)
-    q, total = _goal_distribution(rows, goal, weight, label_smoothing, ignore_index)
-    log_p = log_softmax_reference(logits.reshape(rows.shape))
-    losses = -sum(where(q == 0, 0.0, log_p) * q, axis=-1)  # 0 · log 0 is 0: nobody hoped for it
-    if reduction == "none":
-        return losses.reshape(logits.shape[:-1])
-    return sum(losses) / total if reduction == "mean" else sum(losses)
+def logsumexp_reference(x, *, axis=None, keepdims=False):
+    """The definition, log Σ e^x, with the maximum m taken out: m + log Σ e^(x − m)."""
+    top = top_of(value(x), axis)
+    settled = xp(top).isinf(top)
+    x = where(settled, -np.inf, x)
+    shift = shift_of(value(x), axis)
+    total = sum(exp(lowered(x, shift)), axis=axis, keepdims=True)
+    y = where(settled, top, log(where(settled, 1.0, total)) + shift)
+    return y if keepdims else y.reshape(left_over(x, axis))
 
 
-def _loss_sample(rng):
-    return (rng.standard_normal((3, 4)), rng.integers(0, 4, 3)), {"label_smoothing": 0.1}
+@fused(reference=logsumexp_reference, sample=normal((2, 5), axis=-1))
+def logsumexp(x, *, axis=None, keepdims=False):
+    """log Σ e^x, a maximum with rounded corners, over all axes, one or several.
 
+    y = m + log Σ e^(x − m),   m = max x        dx = g · softmax(x)
 
-@fused(reference=cross_entropy_reference, sample=_loss_sample)
-def cross_entropy(
-    logits, targets, *, weight=None, label_smoothing=0.0, ignore_index=None, reduction="mean"
-):
-    """How surprised ``softmax(logits)`` is by the targets, in nats.
-
-    logits: (..., C)    targets: (...) integers in [0, C)    weight: (C,), one for each class
-
-    Smoothing by ε moves that share of each target evenly to all classes, so that a row's goal is
-        q_c = (1 − ε) w_t [c = t] + (ε / C) w_c        (0 where the target is ``ignore_index``)
-    loss = −Σ_c q_c log p_c,   p = softmax(logits)
-    dlogits_c = g (p_c Σ_k q_k − q_c)
-
-    since −q_c log p_c has the derivative q_c (p_k − δ_ck). For plain targets that is the famous
-    p − y. ``reduction``: ``"none"`` keeps a loss for each row, ``"sum"`` adds them up, and
-    ``"mean"`` divides the sum by Σ w_t over the rows that count (0 if none does).
-
-    Source: Goodfellow, Bengio, Courville, Deep Learning, §6.2.2.3; smoothing: Szegedy et al.,
-    Rethinking the Inception Architecture, §7.
+    Nothing overflows, since no exponent is above 0. A row whose maximum is infinite is settled: a
+    +inf outweighs everything, and where all is -inf, or there is nothing at all, the sum is 0 and
+    its logarithm -inf. Such a row sends back zeros.
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction {reduction!r} is none of 'mean', 'sum', 'none'")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing {label_smoothing} is not between 0 and 1")
-    rows, goal = _rows(logits, targets, ignore_index)
-    q, total = _goal_distribution(rows, goal, weight, label_smoothing, ignore_index)
-    log_p, _ = log_softmax.forward(rows)
-    losses = -(xp(q).where(q == 0, q, log_p) * q).sum(axis=-1)
-    scale = 1 / total if reduction == "mean" else None
-    if reduction == "none":
-        y = losses.reshape(logits.shape[:-1])
-    else:
-        y = losses.sum() if scale is None else losses.sum() * scale
+    m, x = xp(x), floating(x)
+    top = top_of(x, axis)
+    settled = m.isinf(top)
+    low, zero = x.dtype.type(-np.inf), x.dtype.type(0)
+    e = m.where(settled, low, x)  # a row of -inf instead, since inf − inf is no number
+    shift = m.where(settled, zero, top)
+    e = m.exp(lowered(e, shift))
+    total = e.sum(axis=axis, keepdims=True) + settled
+    y = m.where(settled, top, m.log(total) + shift)
 
     def pullback(g):
-        dx = xp(rows).exp(log_p)
-        dx *= q.sum(axis=-1, keepdims=True)
-        dx -= q
-        dx *= g.reshape(-1, 1) if scale is None else g * scale
-        return dx.reshape(logits.shape), None
+        return (e * (g.reshape(y.shape) / total),)
 
-    return y, pullback
+    return y if keepdims else y.reshape(left_over(x, axis)), pullback
 
 
-def _rows(logits, targets, ignore_index):
-    """Logits as (N, C) and targets as (N,), checked on the host before they go to the device."""
-    logits, targets = floating(logits), value(targets)
-    targets = targets if is_array(targets) else np.asarray(targets)
-    if not targets.size:  # an empty list has no dtype of its own
-        targets = targets.astype(np.int64)
-    if targets.dtype.kind not in "iu":
-        raise TypeError(f"targets are class numbers: an integer array, not {targets.dtype}")
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"logits {logits.shape} want targets {logits.shape[:-1]}, not {targets.shape}"
-        )
-    classes = logits.shape[-1]
-    if xp(targets) is np:  # what is on the GPU already was checked on its way there
-        bad = (targets < 0) | (targets >= classes)
-        if ignore_index is not None:
-            bad &= targets != ignore_index
-        if bad.any():
-            where_ = np.argwhere(bad)[0].tolist()
-            raise ValueError(
-                f"target {targets[bad][0]} at {where_} is no class number: there are {classes} "
-                "classes, from 0 on (ignore_index=… leaves a value out)"
-            )
-        targets = place_like(targets, logits)
-    return logits.reshape(-1, classes), targets.reshape(-1)
+def lowered(x, shift):
+    """x − shift; the overflow of −1e308 − 1e308 is welcome: e to the −inf is 0, as it should be."""
+    with np.errstate(over="ignore"):
+        return x - shift
 
 
-def _goal_distribution(rows, goal, weight, smoothing, ignore_index):
-    """``q`` (N, C) of the docstring above, and the Σ w_t that ``"mean"`` divides by (1 for 0)."""
-    m, (n, classes) = xp(rows), rows.shape
-    counts = m.ones(n, rows.dtype) if ignore_index is None else (goal != ignore_index)
-    w = m.ones(classes, rows.dtype) if weight is None else value(weight)
-    w = place_like(w if is_array(w) else np.asarray(w), rows).astype(rows.dtype, copy=False)
-    if w.shape != (classes,):
-        raise ValueError(f"weight {w.shape} should hold one number for each of {classes} classes")
-    one_hot = m.arange(classes) == goal[:, None]  # an ignored target may lie outside, and hits none
-    w_t = (one_hot * w).sum(axis=-1)
-    q = one_hot * w * (1 - smoothing)
-    if smoothing:
-        q = q + w * (smoothing / classes)
-    if ignore_index is not None:
-        q, w_t = q * counts[:, None], w_t * counts
-    total = w_t.sum()
-    return q.astype(rows.dtype, copy=False), total + (total == 0)
+def top_of(x, axis):
+    """The maximum along axis, which is kept; -inf where there is nothing."""
+    if x.size:
+        return x.max(axis=axis, keepdims=True)
+    return xp(x).full(kept(x, axis), -np.inf, x.dtype)
+
+
+def left_over(x, axis):
+    """The shape of x without the axes that are reduced."""
+    axes = axes_of(x, axis)
+    return tuple(n for a, n in enumerate(x.shape) if a not in axes)
 
 
 attach("softmax", softmax)
 attach("log_softmax", log_softmax)
+attach("logsumexp", logsumexp)

@@ -13,7 +13,6 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ContextDecorator, ExitStack
-from functools import partial
 from itertools import count
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -281,6 +280,7 @@ class Op:
     A *primitive* is defined by ``forward`` and one ``rule(g, y, *inputs, **params)`` per argument,
     written in operators that mean the same on arrays and on Tensors. Hand a rule arrays and it
     returns a gradient; hand it Tensors and it returns a gradient that can be differentiated again.
+    (One of any number of arrays has a single rule, for all of them: see primitive_of_many.)
 
     A *fused* op is fast array code: ``forward`` returns ``(y, pullback)``, where ``pullback(g)``
     gives one entry per argument: an array, None, or a function of no arguments that computes the
@@ -439,18 +439,12 @@ class Op:
             xs: Sequence = node.inputs
             if not create_graph:
                 y, xs = y.data, [value(x) for x in xs]
-            rules = self.rules
             if self.variadic:
-                rules = [partial(self.rules, k) for k in range(len(xs))]
-            pairs = zip(rules, wants, strict=True)
+                return self._of_wanted(self.rules(g, y, *xs, **node.params), wants)
+            pairs = zip(self.rules, wants, strict=True)
             return [rule(g, y, *xs, **node.params) if w else None for rule, w in pairs]
         if not create_graph:
-            ds = node.pullback(g)  # type: ignore[misc]
-            if len(ds) != len(wants):
-                raise TypeError(
-                    f"{self.name}: the pullback gave {len(ds)} gradients for {len(wants)} arguments"
-                )
-            return [d() if w and callable(d) else d for d, w in zip(ds, wants, strict=True)]
+            return self._of_wanted(node.pullback(g), wants)  # type: ignore[misc]
         # The gradient of the gradient: play the reference on aliases, one per argument, so that a
         # Tensor used as query and as key at once still gets two separate gradients here; and in one
         # dtype, as in the forward pass. (Ops of chapter 2 go by their names in this chapter.)
@@ -465,6 +459,14 @@ class Op:
         found = backpropagate(roots, [x for x, w in zip(xs, wants, strict=True) if w], True)
         return [found.get(x) if w else None for x, w in zip(xs, wants, strict=True)]
 
+    def _of_wanted(self, ds: Sequence, wants: list[bool]) -> Sequence:
+        """One gradient for each argument; of those that are functions, only the wanted ones run."""
+        if len(ds) != len(wants):
+            raise TypeError(
+                f"{self.name}: the pullback gave {len(ds)} gradients for {len(wants)} arguments"
+            )
+        return [d() if w and callable(d) else d for d, w in zip(ds, wants, strict=True)]
+
 
 def primitive(*rules: Callable | None, **options: Any) -> Callable[[Callable], Op]:
     """Decorate ``forward`` to make a primitive op: one rule per argument, None for a constant."""
@@ -472,7 +474,11 @@ def primitive(*rules: Callable | None, **options: Any) -> Callable[[Callable], O
 
 
 def primitive_of_many(rule: Callable, **options: Any) -> Callable[[Callable], Op]:
-    """A primitive of any number of arrays: ``rule(k, g, y, *xs, **params)`` is for the k-th."""
+    """A primitive of any number of arrays: ``rule(g, y, *xs, **params)`` gives all the gradients.
+
+    A list of them, since a rule for each would be handed n arguments n times. One that is costly
+    may be a function of no arguments, which computes it if anybody wants it.
+    """
     return lambda forward: Op(forward, rules=rule, **options)
 
 
@@ -579,10 +585,10 @@ def backpropagate(
     trail = history([y for y, _ in roots], after=oldest)
     useful = None if targets is None else _useful(trail, targets)
     keep = set(targets or ())
-    for y, g in roots:
-        accumulate(y, g)
-    del roots
     with recording(create_graph):
+        for y, g in roots:
+            accumulate(y, g)
+        del roots
         while trail:
             y = trail.pop()
             node = y.node
@@ -755,7 +761,8 @@ def _seed(y: Tensor, g: Any, caller: str, create_graph: bool) -> Any:
     if not create_graph:
         return value(g).astype(y.dtype, copy=False)
     g = g if isinstance(g, Tensor) else _wrap(g)
-    return g if g.dtype == y.dtype else REGISTRY["astype"](g, dtype=y.dtype)
+    with recording(True):  # also inside no_grad(): the gradients depend on g
+        return g if g.dtype == y.dtype else REGISTRY["astype"](g, dtype=y.dtype)
 
 
 def _own(d: Any, leaf: Tensor, handed_out: set[int]) -> Tensor:

@@ -1,0 +1,530 @@
+"""einsum: NumPy's numbers, gradients by hand, one matrix product where one will do, the errors."""
+
+import numpy as np
+import pytest
+from cases import CASES
+from hypothesis import given
+
+import tinygrad_mha as tg
+from tinygrad_mha import Tensor
+from tinygrad_mha.einsum import LONG, parse, plan_for_two, schedule
+
+EXPRESSIONS = [
+    # one operand
+    ("ij->ji", (2, 3)),
+    ("ba", (2, 3)),
+    ("ij->", (2, 3)),
+    ("ij->j", (2, 3)),
+    ("ii", (3, 3)),
+    ("ii->i", (3, 3)),
+    ("iij->ji", (2, 2, 3)),
+    ("iji->j", (2, 3, 2)),
+    ("iii->i", (2, 2, 2)),
+    ("iijj->ij", (2, 2, 3, 3)),
+    ("jiij->", (3, 2, 2, 3)),
+    ("...", (2, 3)),
+    ("...i->i...", (2, 3, 4)),
+    ("...ii->...", (2, 3, 3)),
+    ("i...i->...i", (3, 2, 3)),
+    ("", ()),
+    ("->", ()),
+    ("i->i...", (3,)),
+    ("i->", (0,)),
+    # two
+    ("ij,jk->ik", (2, 3), (3, 4)),
+    ("ij,jk", (2, 3), (3, 4)),
+    ("kj,ji", (2, 3), (3, 4)),
+    ("ab,bC", (2, 3), (3, 4)),
+    ("i I , I", (2, 3), (3,)),
+    ("ji,kj->ik", (3, 2), (4, 3)),
+    ("ij,jk->ki", (2, 3), (3, 4)),
+    ("ij,j->i", (2, 3), (3,)),
+    ("i,ij->j", (2,), (2, 3)),
+    ("i,i->", (3,), (3,)),
+    ("i,j->ij", (3,), (2,)),
+    ("i,j->ji", (3,), (2,)),
+    ("i,j->", (3,), (2,)),
+    (",ij->ij", (), (2, 3)),
+    (",", (), ()),
+    ("ij,ij->ij", (2, 3), (2, 3)),
+    ("ij,ji->ij", (2, 3), (3, 2)),
+    ("ij,ji->", (2, 3), (3, 2)),
+    ("ij,ij->i", (2, 3), (2, 3)),
+    ("bij,bjk->bik", (2, 3, 4), (2, 4, 5)),
+    ("ijb,jkb->ikb", (3, 4, 2), (4, 5, 2)),
+    ("bhqd,bhkd->bhqk", (2, 3, 4, 5), (2, 3, 6, 5)),
+    ("bqhd,bkhd->bhqk", (2, 4, 3, 5), (2, 6, 3, 5)),
+    ("bhqk,bkhd->bqhd", (2, 3, 4, 6), (2, 6, 3, 5)),
+    ("ijk,kjl->il", (2, 3, 4), (4, 3, 5)),
+    ("ijk,lkj->il", (2, 3, 4), (5, 4, 3)),
+    ("ii,ij->j", (3, 3), (3, 2)),
+    ("ii,jj->", (3, 3), (2, 2)),
+    ("ijx,jky->ik", (2, 3, 4), (3, 4, 2)),
+    ("...ij,jk->...ik", (2, 5, 3, 4), (4, 2)),
+    ("...ij,...jk", (4, 2, 3), (5, 1, 3, 2)),
+    ("...,...", (2, 1), (3,)),
+    ("i...,...j->...ij", (2, 3), (3, 4)),
+    ("i,...->...i", (2,), (3, 4)),
+    # sizes of 1 that are broadcast, and sizes of 0
+    ("ij,jk->ik", (2, 3), (1, 4)),
+    ("ij,jk->ik", (2, 1), (3, 4)),
+    ("bij,bjk->bik", (1, 2, 3), (4, 3, 2)),
+    ("ij,ij->ij", (1, 3), (2, 1)),
+    ("i,i->", (3,), (1,)),
+    ("i,i->", (1,), (1,)),
+    ("ij,jk->ik", (1, 1), (1, 1)),
+    ("ij,jk->ik", (2, 0), (0, 3)),
+    ("ij,jk->ik", (0, 2), (2, 3)),
+    ("i,i->i", (1,), (0,)),
+    ("ii,i->i", (0, 0), (0,)),
+    # more
+    ("bi,ij,bj->b", (2, 3), (3, 4), (2, 4)),
+    ("ij,jk,kl->il", (2, 3), (3, 4), (4, 5)),
+    ("ij,jk,kl,lm->mi", (2, 3), (3, 4), (4, 5), (5, 2)),
+    ("i,i,i->i", (3,), (1,), (3,)),
+    ("i,j,k->kij", (2,), (3,), (4,)),
+    ("i,j,,k->", (2,), (3,), (), (4,)),
+    ("ii,...,i...", (2, 2), (3, 1), (2, 1, 4)),
+    ("i,i,i,i,i->", (2,), (2,), (2,), (2,), (2,)),
+]
+every_expression = pytest.mark.parametrize(
+    "case", EXPRESSIONS, ids=lambda case: "{} {}".format(*case)
+)
+
+
+def numpys(subscripts, *xs):
+    """NumPy takes a space for a label where it stands beside the arrow."""
+    return np.einsum("".join(subscripts.split()), *xs)
+
+
+def drawn(case, rng):
+    subscripts, *shapes = case
+    return subscripts, [rng.standard_normal(s) for s in shapes]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def assert_same(got, want):
+    assert type(got) is np.ndarray
+    assert got.dtype == want.dtype
+    assert got.shape == want.shape
+    tolerance = 1e-5 if got.dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+
+
+# ------------------------------------------------------------------------------------- values
+
+
+@every_expression
+def test_the_numbers_of_numpy(case, rng):
+    subscripts, xs = drawn(case, rng)
+    assert_same(tg.einsum(subscripts, *xs), np.asarray(numpys(subscripts, *xs)))
+
+
+@given(CASES["einsum"])
+def test_the_numbers_of_numpy_wherever_hypothesis_looks(case):
+    xs, params = case
+    want = np.asarray(numpys(params["subscripts"], *xs))
+    assert_same(tg.einsum(params["subscripts"], *xs), want)
+    assert_same(tg.einsum(*xs, **params), want)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.uint16, np.float32, np.complex128])
+@every_expression
+def test_the_dtype_of_numpy(case, dtype, rng):
+    """Plain arrays in, plain arrays out; integers stay what they are, and wrap around."""
+    subscripts, *shapes = case
+    xs = [np.asarray(rng.integers(0, 100, s) > 30 if dtype is bool else rng.integers(0, 100, s))
+          for s in shapes]  # fmt: skip
+    xs = [x.astype(dtype) for x in xs]
+    assert_same(tg.einsum(subscripts, *xs), np.asarray(numpys(subscripts, *xs)))
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes"),
+    [
+        ("bi,bi->b", ((3, LONG), (3, LONG))),
+        ("ib,ib->b", ((LONG, 3), (LONG, 3))),
+        ("bi,ib->b", ((3, LONG), (LONG, 3))),
+        ("ib,bi->b", ((LONG, 3), (3, LONG))),
+        ("ibj,bij->b", ((20, 3, 10), (3, 20, 10))),
+        ("bi,bi->b", ((3, LONG), (1, LONG))),
+        ("aibj,bj->ab", ((2, 3, 4, LONG), (4, LONG))),
+    ],
+)
+def test_products_of_long_rows(subscripts, shapes, rng):
+    """BLAS, or NumPy's loops where the rows lie scattered in memory."""
+    a, b = (rng.standard_normal(s) for s in shapes)
+    assert_same(tg.einsum(subscripts, a, b), np.einsum(subscripts, a, b))
+    loss = lambda a, b: tg.einsum(subscripts, a, b)
+    assert tg.gradcheck(loss, [a, b])
+
+
+def test_what_an_operand_may_be(rng):
+    x = rng.standard_normal((2, 3))
+    assert tg.einsum("ij->i", [[1, 2], [3, 4]]).tolist() == [3, 7]
+    assert tg.einsum("i,i", [1.0, 2.0], [3.0, 4.0]) == 11
+    assert tg.einsum(",", 2.0, 3.0) == 6
+    assert tg.einsum("", 2.0) == 2
+    np.testing.assert_array_equal(tg.einsum(",ij->ji", 2.0, x), 2 * x.T)
+    np.testing.assert_array_equal(
+        tg.einsum("j,ij", [1, 0, 2], Tensor(x)).data, x[:, 0] + 2 * x[:, 2]
+    )
+    mixed = tg.einsum("i,i->i", Tensor([1.0, 2.0]), np.array([3, 4]))
+    assert (mixed.dtype, mixed.numpy().tolist()) == (np.float32, [3, 8])
+
+
+def test_constants_are_not_rounded_and_do_not_promote(rng):
+    for dtype in (np.float32, np.float64):
+        x = rng.standard_normal(3).astype(dtype)
+        for a, b in [(0.1, 0.3), (np.float64(0.1), np.float64(0.3))]:
+            y = tg.einsum(",,i->i", a, b, x)
+            assert y.dtype == dtype
+            np.testing.assert_allclose(y, 0.03 * x, rtol=1e-6 if dtype == np.float32 else 1e-15)
+
+
+def test_the_op_and_its_other_form():
+    assert tg.einsum is tg.REGISTRY["einsum"]
+    assert repr(tg.einsum) == "<primitive op einsum(*xs, subscripts)>"
+    x = Tensor([[1.0, 2.0]], requires_grad=True)
+    y = tg.einsum(x, subscripts="ij->j")
+    assert y.node.params == {"subscripts": "ij->j"}
+
+
+# ---------------------------------------------------------------------------------- gradients
+
+
+def gradients_of(subscripts, g, *xs):
+    xs = [Tensor(x, requires_grad=True) for x in xs]
+    tg.einsum(subscripts, *xs).backward(np.asarray(g, dtype=float))
+    return [x.grad.numpy() for x in xs]
+
+
+def assert_gradients(subscripts, g, xs, want):
+    for got, d in zip(gradients_of(subscripts, g, *xs), want, strict=True):
+        np.testing.assert_allclose(got, d, rtol=1e-12, atol=1e-12)
+        assert got.shape == d.shape
+
+
+def test_gradients_by_hand(rng):
+    a, b = rng.standard_normal((2, 3)), rng.standard_normal((3, 4))
+    g, u, v = rng.standard_normal((2, 4)), rng.standard_normal(3), rng.standard_normal(4)
+    s, one = rng.standard_normal((3, 3)), np.ones((2, 3))
+    assert_gradients("ij,jk->ik", g, (a, b), (g @ b.T, a.T @ g))
+    assert_gradients("ij,jk->ki", g.T, (a, b), (g @ b.T, a.T @ g))
+    assert_gradients("ij->ji", a.T, (b[:2, :3],), (a,))
+    assert_gradients("i,j->ij", b, (u, v), (b @ v, b.T @ u))
+    assert_gradients("i,ij,j->", 2, (u, b, v), (2 * b @ v, 2 * np.outer(u, v), 2 * u @ b))
+    assert_gradients("ij,ij->", 2, (a, a), (2 * a, 2 * a))
+    # copies along what was summed
+    assert_gradients("ij->", 2, (a,), (2 * one,))
+    assert_gradients("ij->i", [2, 3], (a,), (one * [[2], [3]],))
+    assert_gradients("ij,k->k", v, (a, v), (one * (v @ v), a.sum() * v))
+    # back onto the diagonal
+    assert_gradients("ii->", 2, (s,), (2 * np.eye(3),))
+    assert_gradients("ii->i", u, (s,), (np.diag(u),))
+    assert_gradients("ii,i->i", u, (s, u), (np.diag(u * u), u * np.diag(s)))
+    cube = np.zeros((3, 3, 3))
+    cube[range(3), range(3), range(3)] = u
+    assert_gradients("iii->i", u, (cube + 1,), (cube,))
+    apart = np.zeros((3, 4, 3))
+    apart[range(3), :, range(3)] = b
+    assert_gradients("iji->ij", b, (apart + 1,), (apart,))
+    # what was broadcast is summed
+    assert_gradients("ij,ij->ij", a, (a[:1], a), ((a * a).sum(0, keepdims=True), a * a[:1]))
+    assert_gradients("i,i->", 2, (u[:1], u), ([2 * u.sum()] * np.ones(1), 2 * u[0] * np.ones(3)))
+    assert_gradients("...j,j->...", [2, 3], (a, u), (np.outer([2, 3], u), a.T @ [2, 3]))
+
+
+@every_expression
+def test_the_certificate_on_these_expressions(case, rng):
+    subscripts, xs = drawn(case, rng)
+    assert tg.gradcheck(lambda *xs: tg.einsum(subscripts, *xs), xs, order=2)
+
+
+def test_the_second_order_makes_no_large_array(calls, rng):
+    """The rule is written in einsum, so every order of attention's scores is a matrix product."""
+    q, k = (Tensor(rng.standard_normal((1, 1, 300, 2)), requires_grad=True) for _ in range(2))
+    y = tg.einsum("bhqd,bhkd->bhqk", q, k)
+    (dq,) = tg.grad((y * y).sum(), [q], create_graph=True)
+    (ddk,) = tg.grad((dq * dq).sum(), [k])
+    assert len(calls["matmul"]) == 5
+    assert max(x.size for pair in calls["matmul"] for x in pair) == 300 * 300
+    assert calls["einsum"] == []
+    at, bt = q.data[0, 0], k.data[0, 0]
+    # dq = 2 q kᵀk, so for the square of it with S = kᵀk and P = qᵀq: 8 k (P S + S P) / 2 · 2
+    s, p = bt.T @ bt, at.T @ at
+    np.testing.assert_allclose(ddk.data[0, 0], 8 * bt @ (p @ s + s @ p), rtol=1e-9)
+
+
+# -------------------------------------------------------------------------------------- speed
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The shapes of every matrix product, and the subscripts of every einsum, that NumPy does."""
+    seen = {"matmul": [], "einsum": []}
+    matmul, einsum = np.matmul, np.einsum
+
+    def spy_matmul(a, b):
+        seen["matmul"].append((a, b))
+        return matmul(a, b)
+
+    def spy_einsum(subscripts, *xs):
+        seen["einsum"].append(subscripts)
+        return einsum(subscripts, *xs)
+
+    monkeypatch.setattr(np, "matmul", spy_matmul)
+    monkeypatch.setattr(np, "einsum", spy_einsum)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "a", "b", "left", "right"),
+    [
+        ("ij,jk->ik", (2, 3), (3, 4), (2, 3), (3, 4)),
+        ("ji,kj->ik", (3, 2), (4, 3), (2, 3), (3, 4)),
+        ("ij,jk->ki", (2, 3), (3, 4), (4, 3), (3, 2)),  # transposed: lies in memory as k, i
+        ("ij,j->i", (2, 3), (3,), (1, 3), (3, 2)),
+        ("i,i->", (3,), (3,), (1, 3), (3, 1)),
+        ("ijk,ijk->", (2, 3, 4), (2, 3, 4), (1, 24), (24, 1)),
+        ("bti,ij->btj", (2, 3, 4), (4, 5), (6, 4), (4, 5)),
+        ("...ij,jk->...ik", (7, 2, 3, 4), (4, 5), (42, 4), (4, 5)),
+        ("bhqd,bhkd->bhqk", (2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 4, 5), (2, 3, 5, 6)),
+        ("bqhd,bkhd->bhqk", (2, 4, 3, 5), (2, 6, 3, 5), (2, 3, 4, 5), (2, 3, 5, 6)),
+        # one head of keys for all heads of queries: the queries of all heads are rows
+        ("bhqd,bhkd->bhqk", (2, 3, 4, 5), (2, 1, 6, 5), (2, 12, 5), (2, 5, 6)),
+        ("bi,bi->b", (2, LONG), (2, LONG), (2, 1, LONG), (2, LONG, 1)),
+    ],
+)
+def test_one_matrix_product(subscripts, a, b, left, right, calls, rng):
+    a, b = rng.standard_normal(a), rng.standard_normal(b)
+    tg.einsum(subscripts, a, b)
+    assert [tuple(x.shape for x in pair) for pair in calls["matmul"]] == [(left, right)]
+    assert calls["einsum"] == []
+    for x in calls["matmul"][0]:  # and no copy of an operand
+        assert np.shares_memory(x, a) or np.shares_memory(x, b)
+
+
+@pytest.mark.parametrize("large", [0, 1])
+def test_where_one_operand_has_to_be_copied_it_is_the_smaller(large, calls, rng):
+    """Their summed axes lie in memory in opposite orders."""
+    rows = [9, 2] if large == 0 else [2, 9]
+    a, b = rng.standard_normal((rows[0], 3, 4)), rng.standard_normal((4, 3, rows[1]))
+    np.testing.assert_allclose(tg.einsum("ijk,kjl->il", a, b), np.einsum("ijk,kjl->il", a, b))
+    [pair] = calls["matmul"]
+    assert [np.shares_memory(x, y) for x, y in zip(pair, (a, b), strict=True)] == [
+        large == 0,
+        large == 1,
+    ]
+
+
+def test_the_way_back_of_a_matrix_product_is_two_of_them(calls, rng):
+    a, b = (Tensor(rng.standard_normal(s), requires_grad=True) for s in ((2, 3), (3, 4)))
+    tg.einsum("ij,jk->ik", a, b).backward(np.ones((2, 4)))
+    assert len(calls["matmul"]) == 3
+    assert calls["einsum"] == []
+
+
+def test_a_broadcast_operand_gets_its_gradient_in_one_product(calls, rng):
+    """db sums over the batch inside the product: no (8, 3, 4) of which the sum is taken after."""
+    a, b = (Tensor(rng.standard_normal(s), requires_grad=True) for s in ((8, 2, 3), (1, 3, 4)))
+    tg.einsum("bij,bjk->bik", a, b).backward(np.ones((8, 2, 4)))
+    shapes = {(x.shape, y.shape) for x, y in calls["matmul"]}
+    assert ((3, 16), (16, 4)) in shapes
+
+
+@pytest.mark.parametrize("subscripts", ["i,j->ij", "ij,ij->ij", "bi,bj->bij", "ij,ij->ji"])
+def test_without_a_sum_it_multiplies(subscripts, calls, rng):
+    inputs = subscripts.split("->")[0].split(",")
+    tg.einsum(subscripts, *(rng.standard_normal((3,) * len(term)) for term in inputs))
+    assert calls == {"matmul": [], "einsum": []}
+
+
+def test_short_rows_are_left_to_numpy(calls, rng):
+    x = rng.standard_normal((1000, 3))
+    tg.einsum("bi,bi->b", x, x)
+    assert calls == {"matmul": [], "einsum": ["bi,bi->b"]}
+
+
+def test_scattered_rows_are_left_to_numpy(calls, rng):
+    x = rng.standard_normal((2 * LONG, 3))
+    tg.einsum("ib,ib->b", x, x)
+    assert calls == {"matmul": [], "einsum": ["ib,ib->b"]}
+
+
+def test_matrices_scattered_in_memory_are_packed(calls, rng):
+    """NumPy 2.0 multiplies them number by number."""
+    x = rng.standard_normal((3, 4, 5))
+    np.testing.assert_allclose(tg.einsum("ijb,ijb->b", x, x), (x * x).sum((0, 1)))
+    tg.einsum("ijb,kjb->ikb", x, x)
+    [(a, b)] = calls["matmul"]
+    assert a.flags.c_contiguous
+    assert b.flags.c_contiguous
+
+
+@pytest.mark.parametrize("subscripts", ["ij->ji", "ii->i", "iji->ij", "i...->...i"])
+def test_one_operand_without_a_sum_is_a_view(subscripts, rng):
+    x = rng.standard_normal((3, 3, 3) if len(subscripts) == 7 else (3, 3))
+    assert np.shares_memory(tg.einsum(subscripts, x), x)
+
+
+def work(subscripts, *shapes):
+    """How many multiplications the schedule needs."""
+    total, shapes = 0, list(shapes)
+    for i, j, step in schedule(subscripts, tuple(shapes)):
+        pair = shapes[i], shapes[j]
+        parsed = parse(step, pair)
+        total += int(np.prod(list(parsed.sizes.values())))
+        shapes = [s for k, s in enumerate(shapes) if k not in (i, j)]
+        shapes.append(tuple(parsed.sizes[label] for label in parsed.output))
+    return total
+
+
+def test_more_operands_meet_in_a_good_order():
+    n = 100
+    assert work("ij,jk,k->i", (n, n), (n, n), (n,)) == 2 * n**2
+    assert work("i,ij,jk->k", (n,), (n, n), (n, n)) == 2 * n**2
+    assert work("bi,ij,bj->b", (8, n), (n, n), (8, n)) == 8 * n**2 + 8 * n
+    assert work("ij,jk,kl,lm->im", (2, n), (n, 2), (2, n), (n, 2)) == 2 * 4 * n + 8
+    assert work("a,b,c,abc->", (n,), (n,), (n,), (n, n, n)) == n**3 + n**2 + n
+
+
+def test_three_operands_are_two_products_forward_and_four_back(calls, rng):
+    """The way back uses the product in between again: six would be needed without it."""
+    xs = [Tensor(rng.standard_normal(s), requires_grad=True) for s in ((2, 3), (3, 4), (4, 5))]
+    y = tg.einsum("ij,jk,kl->il", *xs)
+    assert len(calls["matmul"]) == 2
+    y.backward(np.ones((2, 5)))
+    assert len(calls["matmul"]) == 6
+    assert calls["einsum"] == []
+
+
+def test_a_plan_is_made_once(rng):
+    a, b = rng.standard_normal((5, 7)), rng.standard_normal((7, 6))
+    tg.einsum("pq,qr->pr", a, b)
+    before = plan_for_two.cache_info()
+    tg.einsum("pq,qr->pr", b[:5, :5].T[:, :5], b[:5])  # other shapes, another plan
+    for _ in range(3):
+        tg.einsum("pq,qr->pr", a, b)
+    after = plan_for_two.cache_info()
+    assert (after.hits - before.hits, after.misses - before.misses) == (3, 1)
+
+
+# ------------------------------------------------------------------------------------- device
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes"),
+    [
+        ("bi,bi->b", ((3, LONG), (3, LONG))),
+        ("ib,ib->b", ((LONG, 3), (LONG, 3))),
+        ("ijb,jkb->ikb", ((2, 3, 4), (3, 5, 4))),
+        ("ij,jk,kl,lm->im", ((2, 3), (3, 4), (4, 5), (5, 2))),
+        (",i,->i", ((), (3,), ())),
+        ("iijj->", ((2, 2, 3, 3),)),
+    ],
+)
+def test_on_the_device(subscripts, shapes, cupy, forbid_sync, rng):
+    xs = [np.asarray(rng.standard_normal(s)) for s in shapes]
+    ours = [Tensor(cupy.asarray(x), requires_grad=True) for x in xs]
+    with forbid_sync():
+        y = tg.einsum(subscripts, *ours)
+        ds = tg.grad(y.sum(), ours)
+    np.testing.assert_allclose(cupy.asnumpy(y.data), np.einsum(subscripts, *xs), rtol=1e-10)
+    host = [Tensor(x, requires_grad=True) for x in xs]
+    want = tg.grad(tg.einsum(subscripts, *host).sum(), host)
+    for d, w in zip(ds, want, strict=True):
+        np.testing.assert_allclose(cupy.asnumpy(d.data), w.data, rtol=1e-10)
+
+
+# ------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes", "message"),
+    [
+        (
+            *("ij,jk->ik", ((2, 3), (4, 5))),
+            "einsum: 'ij,jk->ik' on (2, 3), (4, 5): label j is 3 in operand 0 and 4 in operand 1: "
+            "the sizes of one label should be equal, or 1; other axes need other labels",
+        ),
+        ("i,i,i", ((1,), (2,), (3,)), "label i is 2 in operand 1 and 3 in operand 2"),
+        ("i,i,i", ((2,), (1,), (3,)), "label i is 2 in operand 0 and 3 in operand 2"),
+        ("i,i", ((0,), (2,)), "label i is 0 in operand 0 and 2 in operand 1"),
+        ("...i,...", ((2, 3), (4,)), "axis -1 of '...' is 2 in operand 0 and 4 in operand 1"),
+        ("...,...", ((2, 3), (4, 3)), "axis -2 of '...' is 2 in operand 0 and 4 in operand 1"),
+        ("ii", ((2, 3),), "label i is 2 and 3 in operand 0: only axes of one size have a diagonal"),
+        ("ii->i", ((1, 3),), "label i is 1 and 3 in operand 0: only axes of one size"),
+        ("ij->ik", ((2, 3),), "output label k is in no operand: to add an axis, use expand_dims"),
+        ("ij->iji", ((2, 3),), "label i is twice in the output 'iji': to fill a diagonal,"),
+        (
+            *("ij,jk", ((2, 3),)),
+            "einsum: 'ij,jk' on (2, 3): terms for 2 operand(s), but 1 given: write a term for each",
+        ),
+        ("ij", ((2, 3), (2,)), "terms for 1 operand(s), but 2 given"),
+        ("i,j", ((2,), (2,), (2,)), "terms for 2 operand(s), but 3 given"),
+        (
+            *("i,jk", ((2,), (3,))),
+            "operand 1 has 1 axes, (3,), but 'jk' names 2: name every axis, or add '...' for the",
+        ),
+        ("ij", ((2, 3, 4),), "operand 0 has 3 axes, (2, 3, 4), but 'ij' names 2: name every axis"),
+        ("i...j", ((2,),), "operand 0 has 1 axes, (2,), but 'i...j' names 2: name every axis"),
+        (
+            *("...i->i", ((2, 3),)),
+            "the output 'i' leaves out '...', which stands for 1 of the axes: write it there too",
+        ),
+        ("..i", ((2,),), "'..i': an ellipsis is three dots, and at most one a term"),
+        ("...i...", ((2,),), "'...i...': an ellipsis is three dots, and at most one a term"),
+        ("i->......", ((2,),), "'......': an ellipsis is three dots, and at most one a term"),
+        ("i1", ((2, 3),), "'1' in 'i1' is no label: write letters, '...', a comma between"),
+        ("é", ((2,),), "'é' in 'é' is no label"),
+        ("ij-ji", ((2, 3),), "'-' in 'ij-ji' is no label"),
+        ("i->i->i", ((2,),), "'-' in 'i->i' is no label: write letters, '...', a comma between "
+         "operands, and at most one '->'"),
+        ("ij->i,j", ((2, 3),), "',' in 'i,j' is no label"),
+    ],
+)  # fmt: skip
+def test_errors(subscripts, shapes, message):
+    with pytest.raises(ValueError, match=r"^einsum: ") as error:
+        tg.einsum(subscripts, *(Tensor(np.zeros(s), requires_grad=True) for s in shapes))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_letter_is_left_for_an_ellipsis():
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    with pytest.raises(
+        ValueError, match=r"1 axes behind '\.\.\.' are too many: 0 letters are free"
+    ):
+        tg.einsum(letters + "...", np.zeros((1,) * 53))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: tg.einsum(x, x),
+        lambda x: tg.einsum(x, x, x),
+        lambda x: tg.einsum("ij"),
+        lambda x: tg.einsum(),
+        lambda x: tg.einsum("ij", x, optimize=True),
+        lambda x: tg.einsum("ij,ij,ij", x, x, x, optimize=True),
+        lambda x: tg.einsum(x, [0, 1]),
+        lambda x: tg.einsum(x, subscripts=None),
+    ],
+)
+def test_subscripts_come_first(call):
+    with pytest.raises(
+        TypeError, match=r"^einsum: write the subscripts, then the arrays, and nothi"
+    ):
+        call(np.zeros((2, 2)))
+
+
+def test_a_string_is_no_operand():
+    with pytest.raises(TypeError, match=r"^einsum: cannot compute with str; pass a Tensor"):
+        tg.einsum("i,i", "a", np.zeros(2))
+    with pytest.raises(TypeError, match=r"^einsum: cannot compute with str; pass a Tensor"):
+        tg.einsum("i", np.zeros(2), subscripts="i")
