@@ -2,9 +2,9 @@
 
     python bench/einsum.py
 
-Each line is measured in pairs, ours and the other in turn, in one process and with BLAS on one
-thread; the ratio is the median of the pairs, with the lowest and the highest. Below 1: we are
-faster.
+Each line is measured in pairs, ours and the other in turn, in one process, with BLAS on one thread,
+in processor time; the ratio is the median of the pairs, with the lowest and the highest. Below 1:
+we are faster. A call costs about 8 µs whatever the size, NumPy's about 20.
 """
 
 from __future__ import annotations

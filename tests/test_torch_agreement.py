@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from cases import CASES
+from figures import seen
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -54,7 +55,15 @@ def close(ours, other, what="", tolerance=1e-11):
     np.testing.assert_allclose(ours.numpy(), other, rtol=tolerance, atol=tolerance, err_msg=what)
 
 
-def agree(our_op, their_op, *args):
+def difference(ours, other):
+    """The largest difference, as a part of one or of the number itself, whichever is larger."""
+    a, b = ours.numpy(), other.detach().numpy()
+    with np.errstate(invalid="ignore"):  # -inf - -inf
+        off = np.where(a == b, 0.0, np.abs(a - b)) / (1 + np.abs(b))
+    return off.max(initial=0.0)
+
+
+def agree(our_op, their_op, *args, name=None):
     """Both ops on the same arguments: the same outputs, and gradients under random weights."""
     xs = [
         Tensor(a, requires_grad=True) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
@@ -67,6 +76,8 @@ def agree(our_op, their_op, *args):
     loss, their_loss = 0, 0
     for k, (y, u) in enumerate(zip(ys, us, strict=True)):
         close(y, u, f"output {k}")
+        if name:
+            seen(f"agreement with PyTorch {torch.__version__}", "values", name, difference(y, u))
         w = rng.standard_normal(y.shape)
         loss = loss + (y * w).sum()
         their_loss = their_loss + (u * torch.tensor(w)).sum()
@@ -77,6 +88,9 @@ def agree(our_op, their_op, *args):
             none = np.zeros(x.shape)  # what None means: the output does not depend on it
             dx, dt = (none if z.grad is None else z.grad for z in (x, t))
             close(Tensor(dx), dt, f"gradient {k}")
+            if name:
+                off = difference(Tensor(dx), torch.as_tensor(dt))
+                seen(f"agreement with PyTorch {torch.__version__}", "gradients", name, off)
 
 
 # ----------------------------------------------------------------------------------- every op
@@ -183,7 +197,8 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse):
 
 
 def tensor(x):
-    return x if isinstance(x, torch.Tensor) else torch.tensor(x)
+    """A number as a tensor too, which some functions insist on."""
+    return x if isinstance(x, torch.Tensor) else torch.tensor(np.array(x))
 
 
 def clip(x, low, high):
@@ -220,6 +235,8 @@ def spread(f):
         axes = every(x, axis)
         if not axes:  # each number alone does not vary
             return x * 0
+        if not x.numel():  # PyTorch warns, though there is nothing to divide
+            return x.sum(dim=axes, keepdim=keepdims)
         return f(x, dim=axes, keepdim=keepdims, correction=correction)
 
     return of
@@ -353,7 +370,10 @@ def test_every_op_is_compared_or_says_why_not():
 def test_op(name, data):
     args, params = data.draw(CASES[name])
     agree(
-        lambda *xs: tg.REGISTRY[name](*xs, **params), lambda *ts: TORCH[name](*ts, **params), *args
+        lambda *xs: tg.REGISTRY[name](*xs, **params),
+        lambda *ts: TORCH[name](*ts, **params),
+        *args,
+        name=name,
     )
 
 
