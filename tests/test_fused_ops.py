@@ -351,8 +351,6 @@ def test_layer_norm_says_what_is_wrong():
         tg.layer_norm(x, np.ones(2))
     with pytest.raises(ValueError, match=r"weight \(3,\) and bias \(2, 3\) should have one shape"):
         tg.layer_norm(x, np.ones(3), np.ones((2, 3)))
-    with pytest.raises(ValueError, match="rows without elements"):
-        tg.layer_norm(np.ones((2, 0)))
     assert tg.layer_norm(np.ones((0, 3))).shape == (0, 3)
 
 
@@ -404,8 +402,6 @@ def test_rms_norm_says_what_is_wrong():
         ValueError, match=r"rms_norm: a weight of shape \(2,\) does not fit .*\(2, 3\)"
     ):
         tg.rms_norm(x, np.ones(2))
-    with pytest.raises(ValueError, match="rows without elements, and they have no mean"):
-        tg.rms_norm(np.ones((2, 0)))
     assert tg.rms_norm(np.ones((0, 3))).shape == (0, 3)
 
 

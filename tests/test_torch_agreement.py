@@ -158,6 +158,7 @@ def layer_norm(x, weight, bias, eps):
 
 def attention(q, k, v, mask, is_causal, dropout_p, scale, seed):
     assume(not dropout_p)  # their masks are others
+    assume(q.numel() and k.numel() and v.numel())  # PyTorch loses axes of empty arrays
     mask = theirs(mask, grad=False)
     if mask is not None:
         scores = (*torch.broadcast_shapes(q.shape[:-2], k.shape[:-2]), q.shape[-2], k.shape[-2])
@@ -173,7 +174,7 @@ def attention(q, k, v, mask, is_causal, dropout_p, scale, seed):
 
 def lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse):
     """One direction of nn.LSTM; the way back is the second half of a bidirectional one."""
-    assume(x.shape[0] and (lengths is None or min(lengths) > 0))  # PyTorch packs no empty text
+    assume(x.numel() and (lengths is None or min(lengths) > 0))  # PyTorch packs no empty text
     steps, ways = x.shape[0], ["", "_reverse"] if reverse else [""]
     rnn = torch.nn.LSTM(x.shape[2], h0.shape[1], bidirectional=reverse)
     zeros = torch.zeros(4 * h0.shape[1])
@@ -290,7 +291,9 @@ TORCH = {
     "binary_cross_entropy_with_logits": binary_cross_entropy,
     "broadcast_to": lambda x, shape: x.broadcast_to(shape),
     "clip": clip,
-    "concatenate": lambda *xs, axis: torch.cat(xs, axis),
+    "concatenate": lambda *xs, axis: (
+        torch.cat([x.reshape(-1) for x in xs]) if axis is None else torch.cat(xs, axis)
+    ),
     "cos": torch.cos,
     "cross_entropy": cross_entropy_of_something,
     "cumsum": lambda x, axis: x.reshape(-1).cumsum(0) if axis is None else x.cumsum(axis),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from .backend import xp
 from .primitives import attach, sqrt
-from .reductions import mean
 from .sampling import normal
 from .tensor import floating, fused
 
@@ -14,8 +11,8 @@ from .tensor import floating, fused
 def layer_norm_reference(x, weight=None, bias=None, *, eps=1e-5):
     """The definition: subtract the mean, divide by the standard deviation, then scale and shift."""
     axes = _axes(x, weight, bias)
-    centred = x - mean(x, axis=axes, keepdims=True)
-    y = centred / sqrt(mean(centred * centred, axis=axes, keepdims=True) + eps)
+    centred = x - row_mean(x, axes)
+    y = centred / sqrt(row_mean(centred * centred, axes) + eps)
     if weight is not None:
         y = y * weight
     return y if bias is None else y + bias
@@ -38,8 +35,8 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
     the mean is large. Source: Ba, Kiros, Hinton, Layer Normalization, §3.
     """
     axes = _axes(x, weight, bias)
-    z = x - x.mean(axis=axes, keepdims=True)
-    s = (z * z).mean(axis=axes, keepdims=True)
+    z = x - row_mean(x, axes)
+    s = row_mean(z * z, axes)
     s += eps
     xp(x).sqrt(s, out=s)
     z /= s
@@ -51,8 +48,8 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
         rows = tuple(range(x.ndim - len(axes)))
         gz = g * z
         dx = g * weight if weight is not None else g * 1
-        along_z = (dx * z).mean(axis=axes, keepdims=True)
-        dx -= dx.mean(axis=axes, keepdims=True)
+        along_z = row_mean(dx * z, axes)
+        dx -= row_mean(dx, axes)
         dx -= z * along_z
         dx /= s
         dweight = None if weight is None else gz.sum(axis=rows)
@@ -63,7 +60,7 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
 
 def rms_norm_reference(x, weight=None, *, eps=1e-5):
     """The definition: divide by the root of the mean square, then scale."""
-    y = x / sqrt(mean(x * x, axis=_axes(x, weight), keepdims=True) + eps)
+    y = x / sqrt(row_mean(x * x, _axes(x, weight)) + eps)
     return y if weight is None else y * weight
 
 
@@ -84,7 +81,7 @@ def rms_norm(x, weight=None, *, eps=1e-5):
     """
     axes = _axes(x, weight)
     x = floating(x)
-    s = (x * x).mean(axis=axes, keepdims=True)
+    s = row_mean(x * x, axes)
     s += eps
     xp(x).sqrt(s, out=s)
     z = x / s
@@ -92,7 +89,7 @@ def rms_norm(x, weight=None, *, eps=1e-5):
     def pullback(g):
         rows = tuple(range(x.ndim - len(axes)))
         dx = g * 1 if weight is None else g * weight
-        dx -= z * (dx * z).mean(axis=axes, keepdims=True)
+        dx -= z * row_mean(dx * z, axes)
         dx /= s
         return dx, None if weight is None else (g * z).sum(axis=rows)
 
@@ -107,9 +104,12 @@ def _axes(x, weight, bias=None):
         raise ValueError(f"a weight of shape {shape} does not fit the last axes of x {x.shape}")
     if bias is not None and bias.shape != shape:
         raise ValueError(f"weight {shape} and bias {bias.shape} should have one shape")
-    if not math.prod(shape):
-        raise ValueError(f"x {x.shape} has rows without elements, and they have no mean")
     return tuple(range(x.ndim - n, x.ndim))
+
+
+def row_mean(x, axes):
+    """The mean of each row; 0 for a row without elements, which nobody will subtract it from."""
+    return (x.mean if x.size else x.sum)(axis=axes, keepdims=True)
 
 
 attach("layer_norm", layer_norm)

@@ -192,7 +192,7 @@ class Plan(NamedTuple):
 
     def pack(self, x):
         """(T, B, ·) -> (N, ·)"""
-        x = x.reshape(-1, x.shape[2])
+        x = x.reshape(self.shape[0] * self.shape[1], x.shape[2])
         return x if self.flat is None else x[self.flat]
 
     def unpack(self, packed):

@@ -28,11 +28,15 @@ from .tensor import Tensor, primitive, value
 
 def times(g: Any, slope: Any) -> Any:
     """g · slope; 0 where g is 0, even if the slope is infinite or NaN there."""
-    if all_finite(slope):
-        return g * slope
-    m = xp(value(slope))
-    dead = (value(g) == 0) & ~m.isfinite(value(slope))
-    return g * where(dead, 0.0, slope)
+    return g * tame(g, slope)
+
+
+def tame(g: Any, x: Any) -> Any:
+    """x, but 0 where g is 0 and x is infinite or NaN."""
+    if all_finite(x):
+        return x
+    dead = (value(g) == 0) & ~xp(value(x)).isfinite(value(x))
+    return where(dead, 0.0, x)
 
 
 def over(g: Any, x: Any) -> Any:
@@ -170,13 +174,13 @@ def sqrt(x):
     return xp(x).sqrt(x)
 
 
-@primitive(lambda g, y, x: times(g, cos(x)), sample=normal((2, 3)))
+@primitive(lambda g, y, x: g * cos(tame(g, x)), sample=normal((2, 3)))
 def sin(x):
     """y = sin x        dx = g cos x"""
     return xp(x).sin(x)
 
 
-@primitive(lambda g, y, x: times(g, -sin(x)), sample=normal((2, 3)))
+@primitive(lambda g, y, x: -g * sin(tame(g, x)), sample=normal((2, 3)))
 def cos(x):
     """y = cos x        dx = -g sin x"""
     return xp(x).cos(x)
