@@ -791,6 +791,92 @@ def test_the_wrong_gradient_of_an_own_op_is_named():
 # -------------------------------------------------------------------------------- defining ops
 
 
+def test_python_numbers_are_0d_arrays_or_named_in_the_error():
+    assert tg.sum(3.0).item() == 3.0
+    assert tg.matmul([1.0, 2.0], [3.0, 4.0]).item() == 11.0
+    assert tg.exp(0.0).dtype == np.float32
+    with pytest.raises(
+        TypeError, match=r"layer_norm: weight is the number 2.0, and should be an a"
+    ):
+        tg.layer_norm(np.ones((2, 3)), 2.0)
+    with pytest.raises(
+        ValueError, match=r"matmul: .* a single number is multiplied with \*, not @"
+    ):
+        leaf([1.0]) @ 2.0
+
+
+def test_the_result_of_an_own_op_is_an_array():
+    @tg.primitive(lambda g, y, x: 1.0, registry={})
+    def half(x):
+        return x * 0.5
+
+    with pytest.raises(TypeError, match="half: a gradient is an array, not a float"):
+        half(leaf([1.0, 2.0])).sum().backward()
+
+    @tg.primitive(lambda g, y, x: g, registry={})
+    def listed(x):
+        return [x]
+
+    with pytest.raises(TypeError, match="listed: forward gave a list, not an array"):
+        listed(leaf([1.0]))
+
+    @tg.fused(reference=lambda x: x, registry={})
+    def forgetful(x):
+        return x * 1
+
+    with pytest.raises(TypeError, match=r"forgetful: .* returns \(y, pullback\)"):
+        forgetful(leaf([1.0, 2.0]))
+    with pytest.raises(TypeError, match="mul: the result is complex128"):
+        leaf([1.0, 2.0]) * np.array([1j, 2])
+
+
+def test_ops_are_pickled_by_name():
+    for copied in (pickle.loads(pickle.dumps(tg.gelu)), copy.deepcopy(tg.gelu), copy.copy(tg.gelu)):
+        assert copied is tg.gelu
+    own = tg.primitive(lambda g, y, x: g, registry={})(lambda x: x)
+    with pytest.raises(TypeError, match="no op of the package"):
+        pickle.dumps(own)
+
+
+@pytest.mark.parametrize("op", [tg.exp, tg.softmax, tg.neg])
+def test_other_data_between_forward_and_backward(op):
+    """``w.data = w.data - step`` is common; the gradient is still that of the values of then."""
+    x = leaf([1.0, 2.0])
+    g = rng.standard_normal(2)
+    y = op(x * x)
+    want = grads(y, x, grad_output=g)[0]
+    x.data = x.data + 5.0
+    np.testing.assert_array_equal(grads(y, x, grad_output=g)[0], want)
+    with pytest.raises(RuntimeError, match=r"mul: the .data of a \(2,\) was set to another array"):
+        tg.grad(y, [x], g, create_graph=True)
+
+
+def test_lists_among_the_parameters_are_copied():
+    x, reps = leaf([[1.0, 2.0]]), [2, 1]
+    y = x.tile(reps)
+    reps[:] = [1, 2]
+    assert grads(y, x, grad_output=np.ones((2, 2)))[0].tolist() == [[2, 2]]
+
+
+def test_joining_by_name():
+    x = leaf([1.0])
+    assert tg.concatenate(xs=[x, x]).shape == (2,)
+    assert tg.stack(xs=(x, x), axis=1).shape == (1, 2)
+
+
+def test_comparisons_say_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"lt: a \(2, 3\) on cpu and b \(3, 2\) .*: axis -1 is 3"):
+        assert leaf(np.ones((2, 3))) < np.ones((3, 2))
+
+
+def test_a_gradient_on_another_device_is_refused(cupy):
+    x = Tensor(np.ones(3), requires_grad=True).to("cuda")
+    with pytest.raises(
+        tg.DeviceError, match=r"the gradient is on cpu, the Tensor \(3,\) on cuda:0"
+    ):
+        (x * 2.0).backward(np.ones(3))
+
+
 def test_arity_is_checked_at_definition():
     with pytest.raises(TypeError, match="two: 2 arguments but 1 rules"):
 
@@ -921,7 +1007,10 @@ def test_a_nan_in_the_branch_not_taken_stays_there():
 def test_sigmoid_and_tanh_of_large_numbers():
     """No overflow, hence no warning (which would be an error here)."""
     x = leaf([-1e4, -100.0, 0.0, 100.0, 1e4], np.float32)
-    np.testing.assert_array_equal(tg.sigmoid(x).numpy(), [0, 0, 0.5, 1, 1])
+    want = [0, 1 / (1 + np.exp(100.0)), 0.5, 1, 1]  # 3.7e-44 is a number in float32 too
+    np.testing.assert_allclose(tg.sigmoid(x).numpy(), want, rtol=1e-6, atol=2e-45)
+    small = leaf([-20.0], np.float32)
+    np.testing.assert_allclose(tg.log(tg.sigmoid(small)).numpy(), [-20.0], rtol=1e-6)
     for f in (tg.sigmoid, tg.tanh):
         assert np.isfinite(grads(f(x).sum(), x)[0]).all()
 
@@ -985,10 +1074,12 @@ def test_devices_by_name(cupy):
     together = r"bring them together, as with \.to\('cuda:0'\)"
     for mixed in (lambda: y + np.ones((2, 3)), lambda: y @ x.T, lambda: tg.layer_norm(y, x[0])):
         with pytest.raises(
-            tg.DeviceError, match=rf"^\w+: \w+ on cuda:0 and \w+ on cpu: {together}"
+            tg.DeviceError, match=rf"^\w+: \w+ \(.*\) on cuda:0 and \w+ \(.*\) on cpu: {together}"
         ):
             mixed()
-    with pytest.raises(tg.DeviceError, match=rf"^maximum: a on cpu and b on cuda:0: {together}"):
+    with pytest.raises(
+        tg.DeviceError, match=rf"^maximum: a \(2, 3\) on cpu and b \(2, 3\) on cuda:0: {together}"
+    ):
         tg.maximum(x, y)
 
 

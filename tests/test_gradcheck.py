@@ -161,6 +161,26 @@ def test_a_backward_pass_that_stops():
     assert "the backward pass stopped" in message
 
 
+def test_nothing_to_check_is_an_error():
+    for inputs in ([], [2.0], [np.array([1, 2])], [[x, x]]):
+        with pytest.raises(TypeError, match="there is nothing to check: no input is an array"):
+            gradcheck(lambda t=0.0: Tensor(np.ones(2)) * 1.0, inputs)
+    with pytest.raises(TypeError, match="<lambda> gives no floating-point result"):
+        gradcheck(lambda t: t.astype(np.int64), [x])
+
+
+def test_a_single_array_and_no_grad():
+    assert gradcheck(tg.exp, x)
+    with tg.no_grad():
+        assert gradcheck(tg.tanh, Tensor(x), order=2)
+
+
+def test_a_failure_is_reproduced_with_its_own_options():
+    op = wrong(lambda g, y, x: g * y * 2)
+    text = failure(op, [x], eps=1e-5, rtol=1e-4)
+    assert text.endswith("gradcheck(wrong, inputs, order=1, eps=1e-05, rtol=0.0001, seed=0)")
+
+
 def test_what_cannot_be_checked():
     with pytest.raises(TypeError, match=r"input 1 is float32; .*\.astype\(np\.float64\)"):
         gradcheck(tg.add, [x, x.astype(np.float32)])

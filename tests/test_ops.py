@@ -201,6 +201,42 @@ def test_the_layout_of_the_incoming_gradient_does_not_matter(op, args, params):
     assert_close(gradients(ys, flat, xs), gradients(ys, [v.copy() for v in flat], xs))
 
 
+# Functions whose slope is infinite or NaN at the first of two places; their slope; the places.
+STEEP = {
+    "exp": (tg.exp, np.exp, [1000, 0.5]),
+    "log": (tg.log, lambda x: 1 / x, [0, 0.5]),
+    "sqrt": (tg.sqrt, lambda x: x**-0.5 / 2, [0, 0.5]),
+    "1/x": (lambda x: 1 / x, lambda x: -(x**-2), [0, 0.5]),
+    "x**-1": (lambda x: x**-1, lambda x: -(x**-2), [0, 0.5]),
+    "x**[1.5]": (lambda x: x ** np.array([1.5, 1.5]), lambda x: 1.5 * x**0.5, [-1, 0.5]),
+    "[a]**x": (lambda x: tg.pow(np.array([-1, 0.5]), x), lambda x: 0.5**x * np.log(0.5), [0.5, 2]),
+}
+
+
+@pytest.mark.parametrize("function", STEEP)
+def test_a_gradient_of_zero_is_not_stuck_there(function):
+    """Where g is 0 by chance an infinite slope is hidden, so that no NaN comes of it. A finite
+    slope beside it is not: dx = g f'(x) moves as soon as g does."""
+    f, slope, places = STEEP[function]
+    x, g = Tensor(np.array(places, float), True), Tensor(np.zeros(2), True)
+    with np.errstate(all="ignore"):  # the function itself may warn, and not the gradient
+        y = f(x)
+    (dx,) = tg.grad(y, [x], g, create_graph=True)
+    (dg,) = tg.grad(dx, [g], np.array([3.0, 2.0]))
+    assert dx.numpy().tolist() == [0, 0]
+    assert np.isfinite(dg.numpy()[0])
+    np.testing.assert_allclose(dg.numpy()[1], 2 * slope(places[1]))
+
+
+@pytest.mark.parametrize("zero", [0.0, np.zeros(2)])
+def test_a_power_of_zero_does_not_move(zero):
+    """0^x is 1 at x = 0 and 0 beyond: its derivative is 0 by convention, and never 1 · log 0."""
+    x = Tensor(np.array([0.0, 2.0]), True)
+    for create_graph in (False, True):
+        (dx,) = tg.grad(tg.pow(zero, x).sum(), [x], create_graph=create_graph)
+        assert dx.numpy().tolist() == [0, 0]
+
+
 # ------------------------------------------------------------------------------ dtypes, devices
 
 

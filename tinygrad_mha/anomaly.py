@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -77,18 +78,17 @@ class Watcher:
             node.record = Record(node, ys)
             return
         for y in ys:
-            if has_nan(y) and not any(map(has_nan, inputs)):
+            if has_nan(y) and not any(map(has_nan, [*inputs, *params.values()])):
                 call = Call(op, named(op, inputs) | params, calling_line())
                 raise AnomalyError(call.birth(y))
 
-    def starts(self, roots: Iterable[tuple[Tensor, Any]]) -> None:
-        """Before a backward pass from ``roots``, pairs of an output and its gradient."""
-        for y, g in roots:
-            if has_nan(y.data) or (y.size == 1 and has_inf(y.data)):
-                told = "\n".join(births(y))
-                raise AnomalyError(f"the output {y.shape} has {trouble(y.data)}:\n{told}")
-            if not is_finite(g):
-                raise AnomalyError(f"backward was given a gradient with {trouble(g)}")
+    def starts(self, y: Tensor, g: Any) -> None:
+        """Before a backward pass from y, whose gradient is g."""
+        if has_nan(y.data) or (y.size == 1 and has_inf(y.data)):
+            told = "\n".join(births(y))
+            raise AnomalyError(f"the output {y.shape} has {trouble(y.data)}:\n{told}")
+        if not is_finite(g):
+            raise AnomalyError(f"backward was given a gradient with {trouble(g)}")
 
     def pulls(self, node: Node, g: Any) -> None:
         """Before the backward pass of one node."""
@@ -101,10 +101,10 @@ class Watcher:
                     f"sum of the finite gradients of its uses\n  {origin(node)}"
                 )
 
-    def pulled(self, node: Node, ds: Sequence) -> None:
-        """After it: ``ds`` are the gradients of the node's inputs."""
+    def pulled(self, node: Node, ds: Sequence, wants: Sequence[bool]) -> None:
+        """After it: ``ds`` are the gradients of the node's inputs, of which some are wanted."""
         for k, d in enumerate(ds):
-            if not is_finite(d):
+            if wants[k] and not is_finite(d):
                 call = Call(node.op, named(node.op, node.inputs) | node.params, origin(node))
                 name = argument_name(node.op, k)
                 raise AnomalyError(
@@ -201,31 +201,49 @@ class Locks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[int, list] = {}  # id -> [array, count]
+        self._ended: deque = deque()  # what records that are gone had locked
+        self._views: list = []  # of arrays that are still locked: they have to wait for those
 
     def add(self, arrays: Iterable) -> None:
         with self._lock:
+            self._settle()
             for a in arrays:
                 if id(a) in self._held:
                     self._held[id(a)][1] += 1
-                elif isinstance(a, np.ndarray) and a.flags.writeable:  # CuPy has no such flag
-                    self._held[id(a)] = [a, 1]
+                elif isinstance(a, np.ndarray) and (a.flags.writeable or id(a.base) in self._held):
+                    self._held[id(a)] = [a, 1]  # (a CuPy array has no such flag)
                     a.flags.writeable = False
 
     def remove(self, arrays: Iterable) -> None:
-        with self._lock:
-            for a in arrays:
-                held = self._held.get(id(a))
-                if held is None:
-                    continue
+        # The garbage collector may free a graph at any moment, also while this thread is inside
+        # add(). So nobody waits here: what has ended is written down, and settled when possible.
+        self._ended.extend(arrays)
+        while self._ended and self._lock.acquire(blocking=False):
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+
+    def _settle(self) -> None:
+        while self._ended:
+            a = self._ended.popleft()
+            held = self._held.get(id(a))
+            if held is not None:
                 held[1] -= 1
                 if not held[1]:
                     del self._held[id(a)]
-                    make_writeable(a)
+                    self._views.append(a)
+        while self._views:  # a view waits until its base is free
+            waiting = [a for a in self._views if not make_writeable(a)]
+            if len(waiting) == len(self._views):
+                break
+            self._views = waiting
 
     @contextmanager
     def lifted(self, arrays: Iterable) -> Iterator[None]:
         """Inside, these arrays may be written to: by an optimizer, which means to."""
         with self._lock:
+            self._settle()
             held = [a for a in arrays if id(a) in self._held] if self._held else []
         for a in held:
             make_writeable(a)
@@ -236,13 +254,13 @@ class Locks:
                 a.flags.writeable = id(a) not in self._held
 
 
-def make_writeable(a: np.ndarray) -> None:
+def make_writeable(a: np.ndarray) -> bool:
+    """False for a view of an array that is still read-only."""
     try:
         a.flags.writeable = True
-    except (
-        ValueError
-    ):  # a view of an array that is still read-only: of another call, which needs it
-        return
+    except ValueError:
+        return False
+    return True
 
 
 locks = Locks()

@@ -10,7 +10,7 @@ import numpy as np
 from .backend import is_array, place_like, xp
 from .dropout import dropout_mask
 from .movement import mT
-from .primitives import masked_fill, mul
+from .primitives import attach, masked_fill, mul
 from .products import matmul
 from .random import next_mask
 from .sampling import normal
@@ -139,3 +139,6 @@ def _check(q, k, v=None):
         raise ValueError(f"queries {q.shape} and keys {k.shape} must agree in their last axis")
     if v is not None and (v.ndim < 2 or k.shape[-2] != v.shape[-2]):
         raise ValueError(f"keys {k.shape} and values {v.shape} must be equally many")
+
+
+attach("scaled_dot_product_attention", scaled_dot_product_attention)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .backend import place_like
-from .primitives import mul
+from .primitives import attach, mul
 from .random import keep_mask, keep_scale, next_mask
 from .sampling import normal
 from .tensor import floating, fused, value
@@ -39,3 +39,6 @@ def dropout(x, *, p, training=True, seed=None):
         return x * 1, lambda g: (g,)
     mask = dropout_mask(x, p, seed)
     return x * mask, lambda g: (g * mask,)
+
+
+attach("dropout", dropout)

@@ -345,7 +345,7 @@ def einsum_of_two(subscripts, a, b):
     if plan.way == "multiply":
         return m.multiply(left, right)  # integers wrap around, also those that are scalars
     if plan.way == "loops" or (plan.loops and _apart(left, -1) and _apart(right, -2)):
-        return m.einsum(plan.loops, a, b)
+        return m.einsum(plan.loops, *((left, right) if plan.way == "loops" else (a, b)))
     y = m.matmul(_packed(m, left), _packed(m, right))
     y = y if plan.shape is None else y.reshape(plan.shape)
     return y if plan.order is None else y.transpose(plan.order)
@@ -380,7 +380,10 @@ def plan_for_two(subscripts: str, shapes: tuple[Shape, Shape]) -> Plan:
     # An axis of length 1 counts for nothing where the other operand has n.
     a, b = ([l for l, n in length.items() if n == sizes[l]] for length in lengths)
     # What only one of them has and the output lacks is summed before they meet.
-    a, b = [l for l in a if l in b or l in output], [l for l in b if l in a or l in output]
+    a, b = (
+        [l for l in a if (l in b and sizes[l] != 1) or l in output],
+        [l for l in b if (l in a and sizes[l] != 1) or l in output],
+    )
     batch = [l for l in output if l in a and l in b]
     contracted = [l for l in max(a, b, key=partial(_count, sizes)) if l not in output]
     left, right = [l for l in a if l not in b], [l for l in b if l not in a]
@@ -391,9 +394,17 @@ def plan_for_two(subscripts: str, shapes: tuple[Shape, Shape]) -> Plan:
         return Plan(False, one, other, "multiply", None, None, None)
     loops = None
     if batch and not left and not right:  # many products of a row and a column
-        loops = f"{','.join(terms)}->{output}"
-        if _count(sizes, contracted) < LONG:
-            return Plan(False, AS_IT_IS, AS_IT_IS, "loops", loops, None, None)
+        kept = [
+            "".join(l for l in dict.fromkeys(t) if l in x or n[l] == 1)
+            for t, n, x in zip(terms, lengths, (a, b), strict=True)
+        ]
+        loops = f"{','.join(kept)}->{output}"
+        if _count(sizes, contracted) < LONG or kept != list(terms):
+            one, other = (
+                Side(None if k == t else f"{t}->{k}", None, None)
+                for k, t in zip(kept, terms, strict=True)
+            )
+            return Plan(False, one, other, "loops", loops, None, None)
 
     # The last axis of the output on the right: then the product lies in memory as it is wanted.
     swap = output[-1:] in left

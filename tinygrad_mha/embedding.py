@@ -77,10 +77,9 @@ def _ids(ids, table):
         raise ValueError(f"weight {table} should be (rows, width)")
     count = table[0]
     ids = value(ids)
-    if is_array(ids):
-        ids = to_host(ids)
-    else:  # an empty list has no dtype of its own
-        ids = np.asarray(ids) if np.size(ids) else np.zeros(np.shape(ids), np.int64)
+    ids = to_host(ids) if is_array(ids) else np.asarray(ids)
+    if not ids.size:  # an empty list has no dtype of its own
+        ids = ids.astype(np.int64)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"ids are row numbers: an integer array, not {ids.dtype}")
     if ids.size and (ids.min() < 0 or ids.max() >= count):

@@ -230,7 +230,7 @@ def gelu(x, *, approximate="none"):
     if approximate not in ("none", "tanh"):
         raise ValueError(f"approximate {approximate!r} is none of 'none', 'tanh'")
     y, slope = in_blocks(_gelu if approximate == "none" else _gelu_tanh, as_floats(x), 2)
-    return y, lambda g: (g * slope,)
+    return y, lambda g: (times(g, slope),)
 
 
 def _gelu(x: Array) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .backend import is_array, place_like, to_host
-from .tensor import Op, Tensor, backpropagate, value, wanted
+from .tensor import Op, Tensor, backpropagate, recording, value, wanted
 
 MANY = 2000  # a failing input with more elements than this is searched on a random sample of them
 
@@ -24,6 +24,7 @@ class GradientError(AssertionError):
     """A gradient is wrong; the message says which one, where, and what is probably the matter."""
 
 
+@recording(True)  # also inside no_grad()
 def gradcheck(
     fn: Callable,
     inputs: Sequence[Any],
@@ -39,7 +40,7 @@ def gradcheck(
     ----------
     fn : callable
         Takes Tensors, gives a Tensor or a tuple of Tensors. An op, or any function made of ops.
-    inputs : sequence
+    inputs : sequence, or a single array or Tensor
         What ``fn`` is called with. Float64 arrays and Tensors are checked; everything else (integer
         and boolean arrays, numbers, None) is passed on as it is.
     order : int
@@ -90,11 +91,21 @@ def gradcheck(
     """
     if order < 1:
         raise ValueError(f"gradcheck: order {order} is not 1, 2, ...")
+    inputs = [inputs] if is_array(inputs) or isinstance(inputs, Tensor) else inputs
     args = [_private(k, a) for k, a in enumerate(inputs)]
+    if not any(map(_checked, args)):
+        raise TypeError(
+            "gradcheck: there is nothing to check: no input is an array or Tensor of "
+            "floating-point numbers (lists and numbers are passed on as they are)"
+        )
     tolerance = _Tolerance(eps, rtol, atol)
     names, title = _names(fn, len(args)), _title(fn)
     ys, same = (_outputs(fn, _tracked(args)) for _ in range(2))
-    if title == "<lambda>" and ys and ys[0].node is not None:
+    if not ys:
+        raise TypeError(
+            f"gradcheck: there is nothing to check: {title} gives no floating-point result"
+        )
+    if title == "<lambda>" and ys[0].node is not None:
         title += f" that ends in {ys[0].node.op.name}"
     twice = [(to_host(y.data), to_host(z.data)) for y, z in zip(ys, same, strict=True)]
     if not all(np.array_equal(y, z, equal_nan=True) for y, z in twice):
@@ -102,7 +113,10 @@ def gradcheck(
             f"{title}: called twice with the same inputs it gives different values; what it draws "
             "at random (dropout?) needs a seed"
         )
-    again = f"reproduce with gradcheck({_title(fn)}, inputs, order={order}, seed={seed})"
+    options = {"order": order, "eps": eps, "rtol": rtol, "atol": atol, "seed": seed}
+    usual = {"eps": 1e-6, "rtol": 1e-5, "atol": 1e-7}
+    told = ", ".join(f"{name}={x}" for name, x in options.items() if usual.get(name) != x)
+    again = f"reproduce with gradcheck({_title(fn)}, inputs, {told})"
     f, what = fn, "gradient"
     for level in range(order):
         rng = np.random.default_rng([seed, level])

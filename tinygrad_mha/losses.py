@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .backend import is_array, place_like, xp
-from .primitives import attach, softplus, where
+from .primitives import attach, softplus, times, where
 from .reductions import sum
 from .sampling import normal
 from .softmax import log_softmax, log_softmax_reference
@@ -242,10 +242,10 @@ def binary_cross_entropy_with_logits(
     def dlogits(g):
         one = x.dtype.type(1)
         yes, no = m.where(x > 0, one, e), m.where(x > 0, e, one)  # σ(x), σ(−x), both · (1 + e)
-        return g * part * w * ((1 - t) * yes - p * t * no) / (1 + e)
+        return times(g * part * w, ((1 - t) * yes - p * t * no) / (1 + e))  # t may be NaN at g = 0
 
     def pullback(g):
-        return lambda: dlogits(g), lambda: g * part * w * (p * if_yes - if_no)
+        return lambda: dlogits(g), lambda: times(g * part * w, p * if_yes - if_no)
 
     losses = (p * t * if_yes + (1 - t) * if_no) * w
     return reduce(losses, reduction, max(x.size, 1)), pullback
@@ -291,7 +291,8 @@ def mse_loss(predictions, targets, *, reduction="mean"):
     part, error = share(reduction, count), p - t
 
     def pullback(g):
-        return lambda: g * (2 * part) * error, lambda: g * (-2 * part) * error
+        d = times(g * (2 * part), error)  # where g is 0, a target may be NaN
+        return d, lambda: -d
 
     return reduce(error * error, reduction, count), pullback
 

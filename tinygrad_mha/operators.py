@@ -124,3 +124,14 @@ class Operators:
         self, targets: Any, weight: Any = None, pos_weight: Any = None, reduction: str = "mean"
     ) -> Tensor: ...
     def mse_loss(self, targets: Any, reduction: str = "mean") -> Tensor: ...
+    def dropout(self, p: float, training: bool = True, seed: Any = None) -> Tensor: ...
+    def scaled_dot_product_attention(
+        self,
+        k: Any,
+        v: Any,
+        mask: Any = None,
+        is_causal: bool = False,
+        dropout_p: float = 0.0,
+        scale: float | None = None,
+        seed: Any = None,
+    ) -> Tensor: ...

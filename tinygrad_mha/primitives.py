@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, is_array, xp
+from .backend import Array, device_of, is_array, xp
 from .sampling import distinct, normal, positive
-from .tensor import Tensor, primitive, value
+from .tensor import Tensor, misfit, primitive, value
 
 # ------------------------------------------------------------- products with a gradient of zero
 #
@@ -131,7 +131,11 @@ def pow_db(g, y, a, b):
 
 @primitive(pow_da, pow_db, sample=positive((2, 3), (3,)))
 def pow(a, b):
-    """y = a^b          da = g b a^(b-1)        db = g y log a"""
+    """y = a^b          da = g b a^(b-1)        db = g y log a
+
+    At a = 0: da = 0 for 0 < b < 1, where the slope is infinite (as for sqrt), and for b = 0, where
+    the power is 1 whatever a is; db = 0.
+    """
     return a**b
 
 
@@ -202,12 +206,14 @@ def tanh(x):
 def sigmoid(x):
     """y = 1 / (1 + e^-x)       dx = g y (1 - y)
 
-    Computed as (1 + tanh(x/2)) / 2, which cannot overflow.
+    Computed from e^-|x|, which cannot overflow, and is exact in the digits of a tiny result too.
     """
-    return xp(x).tanh(x * 0.5) * 0.5 + 0.5
+    m = xp(x)
+    e = m.exp(-m.abs(x))
+    return m.where(x < 0, e, 1) / (1 + e)
 
 
-@primitive(lambda g, y, x: g * (value(x) > 0), sample=distinct((2, 3)))
+@primitive(lambda g, y, x: where(value(x) > 0, g, 0.0), sample=distinct((2, 3)))
 def relu(x):
     """y = max(x, 0)    dx = g where x > 0      (0 at the kink)"""
     return xp(x).maximum(x, 0)
@@ -244,8 +250,8 @@ def share(a: Array, b: Array, dtype: Any) -> Array:
 
 
 @primitive(
-    lambda g, y, a, b: g * share(value(a), value(b), g.dtype),
-    lambda g, y, a, b: g * share(value(b), value(a), g.dtype),
+    lambda g, y, a, b: times(share(value(a), value(b), g.dtype), g),
+    lambda g, y, a, b: times(share(value(b), value(a), g.dtype), g),
     sample=distinct((2, 3), (3,)),
 )
 def maximum(a, b):
@@ -254,8 +260,8 @@ def maximum(a, b):
 
 
 @primitive(
-    lambda g, y, a, b: g * share(value(b), value(a), g.dtype),
-    lambda g, y, a, b: g * share(value(a), value(b), g.dtype),
+    lambda g, y, a, b: times(share(value(b), value(a), g.dtype), g),
+    lambda g, y, a, b: times(share(value(a), value(b), g.dtype), g),
     sample=distinct((2, 3), (3,)),
 )
 def minimum(a, b):
@@ -325,6 +331,8 @@ def where(condition, a, b):
 )
 def masked_fill(x, mask, *, value):
     """y = value where the mask is True, else x      dx = 0 where it is True, else g"""
+    if x.dtype.kind != "f" and not float(value).is_integer():
+        raise ValueError(f"{value} is no {x.dtype}: convert x, as with .astype(np.float32)")
     return xp(x).where(mask, x.dtype.type(value), x)
 
 
@@ -333,7 +341,14 @@ def masked_fill(x, mask, *, value):
 
 def _compare(name: str) -> Any:
     def method(a: Tensor, b: Any) -> Array:
-        return getattr(a.data, name)(value(b))
+        try:
+            return getattr(a.data, name)(value(b))
+        except (ValueError, TypeError) as e:
+            other = f" {tuple(b.shape)} on {device_of(value(b))}" if hasattr(b, "shape") else ""
+            why = misfit({"a": a.shape, "b": b.shape}) if other else ""
+            raise type(e)(
+                f"{name.strip('_')}: a {a.shape} on {a.device} and b{other}: {why or e}"
+            ) from None
 
     method.__name__ = name
     return method

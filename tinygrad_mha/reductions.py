@@ -100,6 +100,7 @@ def std(x, *, axis=None, keepdims=False, correction=0):
 def extremum_dx(g, y, x, axis, keepdims):
     shape = kept(x, axis)
     best = value(x) == value(y).reshape(shape)
+    best |= value(x) != value(x)  # a NaN is the maximum, and equal to nothing
     best = best / best.sum(axis=axis, keepdims=True).astype(g.dtype)
     return g.reshape(shape) * best.astype(g.dtype)
 

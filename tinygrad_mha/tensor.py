@@ -150,6 +150,8 @@ class Tensor(Operators):
         seed = _seed(self, gradient, "backward", create_graph)
         keep = retain_graph or create_graph
         gradients = backpropagate([(self, seed)], None, create_graph, release=not keep)
+        if modes.watcher is not None:
+            modes.watcher.ends(gradients)
         handed_out = {id(value(seed)), id(value(gradient))}
         with recording(create_graph):
             for leaf, d in gradients.items():
@@ -259,19 +261,26 @@ def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
 class Node:
     """One recorded call: ``outputs = op(*inputs, **params)``."""
 
-    __slots__ = ("born", "inputs", "op", "outputs", "params", "pullback", "record")
+    __slots__ = ("arrays", "born", "inputs", "op", "outputs", "params", "pullback", "record")
 
     def __init__(
-        self, op: Op, inputs: tuple, params: dict, pullback: Callable | None, outputs: int
+        self,
+        op: Op,
+        inputs: tuple,
+        arrays: list,
+        params: dict,
+        pullback: Callable | None,
+        outputs: int,
     ) -> None:
         self.op, self.inputs, self.params, self.pullback = op, inputs, params, pullback
+        self.arrays = arrays  # the values of the inputs then: their .data may be set to others
         self.outputs = outputs  # how many; 0 for an op that returns a bare array, not a tuple
         self.born = next(clock)
         self.record: Any = None  # what a debug run remembers of this call
 
     def release(self) -> None:
         """Forget the inputs and whatever the pullback saved, so that their memory comes back."""
-        self.inputs = self.pullback = self.record = None  # type: ignore[assignment]
+        self.inputs = self.arrays = self.pullback = self.record = None  # type: ignore[assignment]
 
 
 class Op:
@@ -343,32 +352,47 @@ class Op:
             params = self.defaults | params
         if self.resolve is not None:
             params = self.resolve(**params)
-        tensors = tracked = odd = False
+        tensors = tracked = odd = some = False
         arrays = []
         for a in args:
             if isinstance(a, Tensor):
                 tensors, tracked, a = True, tracked or a.tracked, a.data
+            elif type(a) is np.ndarray:
+                some = True
             elif type(a) not in PLAIN:
                 odd = True
             arrays.append(a)
+        if not (tensors or some or odd):  # nothing but Python numbers
+            args = tuple(None if a is None else as_array(a, device="cpu") for a in args)
+            arrays = list(args)
         if odd:  # a list, a NumPy scalar, a CuPy array
             weak = tensors or any(is_array(a) and is_floating(a) for a in arrays)
             args = tuple(a if isinstance(a, Tensor) else constant(a, self, weak) for a in args)
             arrays = [value(a) for a in args]
+        given = arrays
         if self.reference is not None:
             arrays = in_one_dtype(arrays)
         try:
             y = self.forward(*arrays, **params)
-        except (ValueError, TypeError, IndexError) as e:
-            raise self._explain(e, arrays) from None
-        y, pullback = (y, None) if self.reference is None else y
+        except (ValueError, TypeError, IndexError, OverflowError, AttributeError) as e:
+            raise self._explain(e, arrays, params) from None
+        pullback = None
+        if self.reference is not None:
+            if type(y) is not tuple or len(y) != 2 or not callable(y[1]):
+                raise TypeError(f"{self.name}: a fused op's forward returns (y, pullback)")
+            y, pullback = y
         several = len(y) if type(y) is tuple else 0
         node = None
         if tracked and modes.recording:
-            node = Node(self, args, params, pullback, several)
+            params = {name: frozen(x) for name, x in params.items()}
+            node = Node(self, args, given, params, pullback, several)
         y = tuple(self._settle(k, arrays) for k in y) if several else self._settle(y, arrays)
         if not several and y.dtype.kind != "f":  # type: ignore[union-attr]
             node = None  # x.astype(int): a staircase, no gradient flows through it
+            if tensors and y.dtype.kind not in "iub":  # type: ignore[union-attr]
+                raise TypeError(
+                    f"{self.name}: the result is {y.dtype}: a Tensor holds real numbers"
+                )
         if not tensors:
             return y
         if modes.watcher is not None:
@@ -379,6 +403,8 @@ class Op:
         """Keep two promises about a result: it is an array, and float32 in gives float32 out."""
         if isinstance(y, np.generic | float | int):  # NumPy makes scalars of 0-d results
             y = np.asarray(y)
+        elif not is_array(y):
+            raise TypeError(f"{self.name}: forward gave a {type(y).__name__}, not an array")
         for a in arrays:
             if hasattr(a, "dtype") and a.dtype == y.dtype:  # None == np.dtype(float) is True
                 return y
@@ -392,7 +418,10 @@ class Op:
         takes = f"it takes ({', '.join([*self.array_names, *self.param_names])})"
         names = [*self.array_names, *self.param_names]
         many: tuple = ()
-        if self.variadic:  # f(a, b, axis=1), or as NumPy has it, f([a, b], 1)
+        if self.variadic:  # f(a, b, axis=1), or as NumPy has it, f([a, b], 1) or f(xs=[a, b])
+            if "xs" in params and not args:
+                params = dict(params)
+                args = (params.pop("xs"),)
             listed = bool(args) and isinstance(args[0], list | tuple)
             many, args = (tuple(args[0]), args[1:]) if listed else (args, ())
             if not many:
@@ -412,17 +441,25 @@ class Op:
             raise TypeError(f"{self.name}: unknown argument {', '.join(sorted(unknown))}; {takes}")
         return args, params
 
-    def _explain(self, error: Exception, arrays: list) -> Exception:
+    def _explain(self, error: Exception, arrays: list, params: dict) -> Exception:
         """The error of a forward pass, with the op and the shapes that caused it."""
-        kind = next(k for k in (IndexError, ValueError, TypeError) if isinstance(error, k))
+        kinds = (IndexError, ValueError, TypeError, OverflowError, AttributeError)
+        kind = next(k for k in kinds if isinstance(error, k))
         if str(error).startswith(f"{self.name}:"):
             return kind(str(error))
         names = self.array_names or [f"number {k}" for k in range(len(arrays))]
-        told = {n: a for n, a in zip(names, arrays, strict=False) if is_array(a)}
+        given = dict(zip(names, arrays, strict=False))
+        numbers = {n: a for n, a in given.items() if isinstance(a, int | float)}
+        if kind is AttributeError:  # a number has no shape
+            if not numbers:
+                return error
+            name, x = next(iter(numbers.items()))
+            return TypeError(f"{self.name}: {name} is the number {x}, and should be an array here")
+        told = {n: a for n, a in (given | params).items() if is_array(a)}
         places = {n: device_of(a) for n, a in told.items()}
         unknown = re.search("numpy|ufunc", str(error), re.IGNORECASE)  # how CuPy and NumPy complain
         if unknown and len(set(places.values())) > 1:
-            where = " and ".join(f"{n} on {place}" for n, place in places.items())
+            where = " and ".join(f"{n} {tuple(a.shape)} on {places[n]}" for n, a in told.items())
             there = max(places.values())
             return DeviceError(f"{self.name}: {where}: bring them together, as with .to({there!r})")
         why = str(error)
@@ -436,15 +473,16 @@ class Op:
     ) -> Sequence:
         """dL/dinput for each input that is wanted, given ``g`` = dL/doutput of ``node``."""
         if self.reference is None:
-            xs: Sequence = node.inputs
-            if not create_graph:
-                y, xs = y.data, [value(x) for x in xs]
+            if create_graph:
+                self._check_data(node)
+            y, xs = (y, node.inputs) if create_graph else (y.data, node.arrays)
             if self.variadic:
                 return self._of_wanted(self.rules(g, y, *xs, **node.params), wants)
             pairs = zip(self.rules, wants, strict=True)
             return [rule(g, y, *xs, **node.params) if w else None for rule, w in pairs]
         if not create_graph:
             return self._of_wanted(node.pullback(g), wants)  # type: ignore[misc]
+        self._check_data(node)
         # The gradient of the gradient: play the reference on aliases, one per argument, so that a
         # Tensor used as query and as key at once still gets two separate gradients here; and in one
         # dtype, as in the forward pass. (Ops of chapter 2 go by their names in this chapter.)
@@ -459,6 +497,28 @@ class Op:
         found = backpropagate(roots, [x for x, w in zip(xs, wants, strict=True) if w], True)
         return [found.get(x) if w else None for x, w in zip(xs, wants, strict=True)]
 
+    def _check_data(self, node: Node) -> None:
+        """To record a backward pass, the inputs themselves have to be what they were."""
+        for k, (x, a) in enumerate(zip(node.inputs, node.arrays, strict=True)):
+            if isinstance(x, Tensor) and x.data is not a:
+                name = self.array_names[k] if k < len(self.array_names) else f"number {k}"
+                raise RuntimeError(
+                    f"{self.name}: the .data of {name} {x.shape} was set to another array since "
+                    "the forward pass, so its gradient can be computed, but not recorded"
+                )
+
+    def __reduce__(self) -> Any:
+        """Pickled by name: an op of the package is one and the same everywhere."""
+        if REGISTRY.get(self.name) is not self:
+            raise TypeError(f"{self.name} is no op of the package, and cannot be pickled by name")
+        return _op_named, (self.name,)
+
+    def __deepcopy__(self, memo: dict) -> Op:
+        return self
+
+    def __copy__(self) -> Op:
+        return self
+
     def _of_wanted(self, ds: Sequence, wants: list[bool]) -> Sequence:
         """One gradient for each argument; of those that are functions, only the wanted ones run."""
         if len(ds) != len(wants):
@@ -466,6 +526,10 @@ class Op:
                 f"{self.name}: the pullback gave {len(ds)} gradients for {len(wants)} arguments"
             )
         return [d() if w and callable(d) else d for d, w in zip(ds, wants, strict=True)]
+
+
+def _op_named(name: str) -> Op:
+    return REGISTRY[name]
 
 
 def primitive(*rules: Callable | None, **options: Any) -> Callable[[Callable], Op]:
@@ -504,6 +568,11 @@ def constant(a: Any, op: Op, weak: bool) -> Any:
     if isinstance(a, list | tuple):
         return as_array(a, device="cpu")
     raise TypeError(f"{op.name}: cannot compute with {type(a).__name__}; pass a Tensor or an array")
+
+
+def frozen(x: Any) -> Any:
+    """Lists, however deep, as tuples: what a node remembers must not change."""
+    return tuple(map(frozen, x)) if type(x) is list else x
 
 
 def in_one_dtype(arrays: list) -> list:
@@ -560,6 +629,9 @@ def backpropagate(
     owned: set[Tensor] = set()  # whose sum we allocated, and may therefore add to in place
 
     def accumulate(x: Tensor, d: Any, op: Op | None = None) -> None:
+        if not hasattr(d, "shape"):
+            name = op.name if op is not None else "backward"
+            raise TypeError(f"{name}: a gradient is an array, not a {type(d).__name__}")
         if d.shape != x.data.shape:  # x was broadcast on the way in: the adjoint of a copy is a sum
             if op is not None and not _covers(d.shape, x.data.shape):
                 raise ValueError(
@@ -579,8 +651,6 @@ def backpropagate(
                 owned.add(x)
 
     roots, watcher = list(roots), modes.watcher
-    if watcher is not None:
-        watcher.starts(roots)
     oldest = min((-1 if t.node is None else t.node.born for t in targets or ()), default=-1)
     trail = history([y for y, _ in roots], after=oldest)
     useful = None if targets is None else _useful(trail, targets)
@@ -616,14 +686,12 @@ def backpropagate(
                 except (ValueError, TypeError, IndexError) as e:
                     raise _in_backward(e, node) from e
                 if watcher is not None:
-                    watcher.pulled(node, ds)
+                    watcher.pulled(node, ds, wants)
                 for x, d, w in zip(node.inputs, ds, wants, strict=True):
                     if w and d is not None:
                         accumulate(x, d, node.op)
             if release:
                 node.release()
-    if watcher is not None:
-        watcher.ends(gradients)
     if targets is None:
         return gradients
     return {x: gradients[x] for x in targets if x in gradients}
@@ -716,6 +784,8 @@ def grad(
             raise ValueError(f"grad: input {k} is no Tensor with requires_grad=True")
     seed = _seed(output, grad_output, "grad", create_graph)
     found = backpropagate([(output, seed)], inputs, create_graph)
+    if modes.watcher is not None:
+        modes.watcher.ends(found)
     handed_out = {id(value(seed)), id(value(grad_output))}
     answer: list[Any] = []
     for k, x in enumerate(inputs):
@@ -758,6 +828,13 @@ def _seed(y: Tensor, g: Any, caller: str, create_graph: bool) -> Any:
             raise TypeError(f"{caller}: a gradient holds real numbers, not {g.dtype}")
     if g.shape != y.shape:
         raise ValueError(f"{caller}: the gradient has shape {g.shape}, the Tensor {y.shape}")
+    if device_of(value(g)) != y.device:
+        raise DeviceError(
+            f"{caller}: the gradient is on {device_of(value(g))}, the Tensor {y.shape} on "
+            f"{y.device}: bring them together, as with .to({y.device!r})"
+        )
+    if modes.watcher is not None:
+        modes.watcher.starts(y, g)
     if not create_graph:
         return value(g).astype(y.dtype, copy=False)
     g = g if isinstance(g, Tensor) else _wrap(g)
