@@ -826,7 +826,7 @@ def test_the_result_of_an_own_op_is_an_array():
 
     with pytest.raises(TypeError, match=r"forgetful: .* returns \(y, pullback\)"):
         forgetful(leaf([1.0, 2.0]))
-    with pytest.raises(TypeError, match="mul: the result is complex128"):
+    with pytest.raises(TypeError, match="mul: the result has dtype kind .c., and a Tensor holds real"):
         leaf([1.0, 2.0]) * np.array([1j, 2])
 
 

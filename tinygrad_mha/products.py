@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from .movement import expand_dims, mT
 from .primitives import attach, attach_operator
 from .sampling import normal
@@ -49,11 +47,9 @@ def matmul(a, b):
 
 
 def _check_product(a, b) -> None:
-    if np.ndim(a) == 0 or np.ndim(b) == 0:
-        raise ValueError(
-            f"matmul: a {np.shape(a)} and b {np.shape(b)} do not fit: "
-            "a single number is multiplied with *, not @"
-        )
+    if not (getattr(a, "ndim", 0) and getattr(b, "ndim", 0)):
+        sides = " and ".join(str(getattr(x, "shape", x)) for x in (a, b))
+        raise ValueError(f"matmul: {sides} do not fit: a single number is multiplied with *, not @")
     shapes = f"matmul: a {tuple(a.shape)} and b {tuple(b.shape)} do not fit"
     k = b.shape[-2] if b.ndim > 1 else b.shape[0]
     if a.shape[-1] != k:

@@ -387,11 +387,13 @@ class Op:
             params = {name: frozen(x) for name, x in params.items()}
             node = Node(self, args, given, params, pullback, several)
         y = tuple(self._settle(k, arrays) for k in y) if several else self._settle(y, arrays)
-        if not several and y.dtype.kind != "f":  # type: ignore[union-attr]
+        kind = "f" if several else y.dtype.kind  # type: ignore[union-attr]
+        if kind != "f":
             node = None  # x.astype(int): a staircase, no gradient flows through it
-            if tensors and y.dtype.kind not in "iub":  # type: ignore[union-attr]
+            if tensors and kind not in "iub":
                 raise TypeError(
-                    f"{self.name}: the result is {y.dtype}: a Tensor holds real numbers"
+                    f"{self.name}: the result has dtype kind {kind!r}, and a Tensor holds "
+                    "real numbers"
                 )
         if not tensors:
             return y
