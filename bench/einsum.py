@@ -49,6 +49,8 @@ EXPRESSIONS: list[tuple[str, str, tuple]] = [
     ("products of rows, long", "bi,bi->b", ((1000, 1000), (1000, 1000))),
     ("products of columns", "ib,ib->b", ((1000, 1000), (1000, 1000))),
     ("products of rows and columns", "bi,ib->b", ((1000, 1000), (1000, 1000))),
+    ("labels that are only summed", "bij,bik->b", ((100, 60, 200), (100, 60, 200))),
+    ("sum over one", "ij,jk->ik", ((1000, 1), (1, 1000))),
     ("elementwise", "ij,ij->ij", ((500, 500), (500, 500))),
     ("elementwise, transposed", "ij,ji->ij", ((500, 500), (500, 500))),
     ("full contraction", "ijk,ijk->", ((100, 100, 50), (100, 100, 50))),
