@@ -165,6 +165,8 @@ def test_a_sum_of_gradients_that_overflows():
     x = Tensor([1e-30], requires_grad=True)
     text = caught(lambda: (x * 3e38 + x * 3e38).sum().backward())
     assert "the gradient of a Tensor (1,) has inf at index (0,), as the sum" in text
+    text = caught(lambda: tg.grad((x * 3e38 + x * 3e38).sum(), [x]))
+    assert "the gradient of a Tensor (1,) has inf at index (0,), as the sum" in text
     y = x * 1.0
     text = caught(lambda: (y * 3e38 + y * 3e38).sum().backward())
     assert "the gradient of the output of mul has inf at index (0,), as the sum" in text

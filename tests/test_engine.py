@@ -315,6 +315,18 @@ def test_grad_is_never_shared():
     np.testing.assert_array_equal(b.grad.numpy(), g)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_one_gradient_for_two_leaves_is_two_arrays(create_graph):
+    """A rule may hand the very same gradient to both of its inputs; the leaves get one each."""
+    a, b = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    y = (a + b) * 2.0
+    da, db = tg.grad(y, [a, b], [1.0, 10.0], create_graph=create_graph)
+    assert not np.shares_memory(da.data, db.data)
+    y.backward([1.0, 10.0], create_graph=create_graph)
+    assert not np.shares_memory(a.grad.data, b.grad.data)
+    assert a.grad.numpy().tolist() == b.grad.numpy().tolist() == [2, 20]
+
+
 def test_an_earlier_grad_is_not_written_into():
     x = leaf([1.0])
     (x * 2.0).backward()
@@ -826,7 +838,9 @@ def test_the_result_of_an_own_op_is_an_array():
 
     with pytest.raises(TypeError, match=r"forgetful: .* returns \(y, pullback\)"):
         forgetful(leaf([1.0, 2.0]))
-    with pytest.raises(TypeError, match="mul: the result has dtype kind .c., and a Tensor holds real"):
+    with pytest.raises(
+        TypeError, match=r"mul: the result has dtype kind .c., and a Tensor holds real"
+    ):
         leaf([1.0, 2.0]) * np.array([1j, 2])
 
 
