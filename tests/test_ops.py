@@ -209,6 +209,7 @@ STEEP = {
     "1/x": (lambda x: 1 / x, lambda x: -(x**-2), [0, 0.5]),
     "x**-1": (lambda x: x**-1, lambda x: -(x**-2), [0, 0.5]),
     "x**[1.5]": (lambda x: x ** np.array([1.5, 1.5]), lambda x: 1.5 * x**0.5, [-1, 0.5]),
+    "x**[1.5, 3]": (lambda x: x ** np.array([1.5, 3]), lambda x: 3 * x**2, [-1, -0.5]),
     "[a]**x": (lambda x: tg.pow(np.array([-1, 0.5]), x), lambda x: 0.5**x * np.log(0.5), [0.5, 2]),
 }
 
