@@ -6,6 +6,7 @@ compared with loops written down independently, and with what the docstrings pro
 
 import numpy as np
 import pytest
+from words import close, grads, leaf
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor
@@ -13,18 +14,6 @@ from tinygrad_mha.random import MaskKey, keep_mask, keep_scale, mask_stream, nex
 
 rng = np.random.default_rng(0)
 inf = np.inf
-
-
-def leaf(data, dtype=np.float64):
-    return Tensor(np.array(data, dtype), requires_grad=True)
-
-
-def grads(y, *xs, g=None):
-    return [d.numpy() for d in tg.grad(y, list(xs), g)]
-
-
-def close(a, b, rtol=1e-12, atol=1e-12):
-    np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
 # ------------------------------------------------------------------------------ mixed dtypes

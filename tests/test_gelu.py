@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from words import leaf
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor
@@ -12,10 +13,6 @@ from tinygrad_mha import Tensor
 GELU = importlib.import_module("tinygrad_mha.gelu")
 inf, nan = np.inf, np.nan
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-
-
-def leaf(data, dtype=np.float64):
-    return Tensor(np.array(data, dtype), requires_grad=True)
 
 
 def grid(dtype, far=40.0):

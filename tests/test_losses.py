@@ -5,6 +5,7 @@ cross_entropy has its tests in test_fused_ops.py.
 
 import numpy as np
 import pytest
+from words import close, grads, leaf
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor
@@ -13,18 +14,6 @@ rng = np.random.default_rng(0)
 inf = np.inf
 bce = tg.binary_cross_entropy_with_logits
 reductions = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-
-
-def leaf(data, dtype=np.float64):
-    return Tensor(np.array(data, dtype), requires_grad=True)
-
-
-def grads(y, *xs, g=None, create_graph=False):
-    return [d.numpy() for d in tg.grad(y, list(xs), g, create_graph=create_graph)]
-
-
-def close(a, b, rtol=1e-12, atol=1e-12):
-    np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
 def ended(losses, reduction, count):

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from words import leaf
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor, nn, optim
@@ -16,10 +17,6 @@ def fresh_numbers():
     global rng  # so that a test draws the same numbers whichever ran before it
     rng = np.random.default_rng(0)
     tg.manual_seed(0)
-
-
-def leaf(data, dtype=np.float64):
-    return Tensor(np.array(data, dtype), requires_grad=True)
 
 
 def feed(optimizer, p, gradients):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from cases import CASES
 from hypothesis import given, settings
+from words import leaf
 
 import tinygrad_mha as tg
 from tinygrad_mha import GradientError, Tensor, gradcheck, nn
@@ -31,10 +32,6 @@ from tinygrad_mha.tensor import Node, history
 ROOT = Path(__file__).parents[1]
 PACKAGE = [*(ROOT / "tinygrad_mha").rglob("*.py"), *(ROOT / "models").rglob("*.py")]
 rng = np.random.default_rng(0)
-
-
-def leaf(data, dtype=np.float64):
-    return Tensor(np.array(data, dtype), requires_grad=True)
 
 
 # ------------------------------------------------------------------------------- PITFALLS.md

@@ -11,23 +11,12 @@ import pytest
 from cases import CASES
 from hypothesis import given
 from hypothesis import strategies as st
+from words import close, grads, leaf
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor
 
 inf, nan = np.inf, np.nan
-
-
-def leaf(data, dtype=np.float64):
-    return Tensor(np.array(data, dtype), requires_grad=True)
-
-
-def grads(y, *xs, g=None):
-    return [d.numpy() for d in tg.grad(y, list(xs), g)]
-
-
-def close(a, b, rtol=1e-12, atol=1e-12):
-    np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
 # ------------------------------------------------------------------------------------- values

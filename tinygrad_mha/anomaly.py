@@ -106,7 +106,7 @@ class Watcher:
         for k, d in enumerate(ds):
             if wants[k] and not is_finite(d):
                 call = Call(node.op, named(node.op, node.inputs) | node.params, origin(node))
-                name = argument_name(node.op, k)
+                name = node.op.argument_name(k)
                 raise AnomalyError(
                     call.told(
                         f"has a backward pass that gave {trouble(d)} as the gradient "
@@ -171,7 +171,7 @@ def saved_arrays(node: Node, ys: Sequence) -> Iterator[tuple[str, Any]]:
                 yield from found(name, part)
 
     for k, x in enumerate(node.inputs):
-        yield from found(f"input {argument_name(node.op, k)}", x)
+        yield from found(f"input {node.op.argument_name(k)}", x)
     for name, x in node.params.items():
         yield from found(f"argument {name}", x)
     for y in ys:
@@ -320,12 +320,7 @@ class Call(NamedTuple):
 
 
 def named(op: Op, inputs: Sequence) -> dict[str, Any]:
-    return {argument_name(op, k): x for k, x in enumerate(inputs)}
-
-
-def argument_name(op: Op, k: int) -> str:
-    """The name of the k-th argument; its number, where an op takes any number of them."""
-    return op.array_names[k] if k < len(op.array_names) else f"number {k}"
+    return {op.argument_name(k): x for k, x in enumerate(inputs)}
 
 
 def describe(name: str, a: Any) -> str:

@@ -401,6 +401,10 @@ class Op:
             modes.watcher.called(self, arrays, params, y if several else (y,), node)
         return tuple(_wrap(a, node, k) for k, a in enumerate(y)) if several else _wrap(y, node)
 
+    def argument_name(self, k: int) -> str:
+        """The name of the k-th array; its number, where the op takes any number of them."""
+        return f"number {k}" if self.variadic else self.array_names[k]
+
     def _settle(self, y: Any, arrays: list) -> Array:
         """Keep two promises about a result: it is an array, and float32 in gives float32 out."""
         if isinstance(y, np.generic | float | int):  # NumPy makes scalars of 0-d results
@@ -449,8 +453,7 @@ class Op:
         kind = next(k for k in kinds if isinstance(error, k))
         if str(error).startswith(f"{self.name}:"):
             return kind(str(error))
-        names = self.array_names or [f"number {k}" for k in range(len(arrays))]
-        given = dict(zip(names, arrays, strict=False))
+        given = {self.argument_name(k): a for k, a in enumerate(arrays)}
         numbers = {n: a for n, a in given.items() if isinstance(a, int | float)}
         if kind is AttributeError:  # a number has no shape
             if not numbers:
@@ -503,10 +506,10 @@ class Op:
         """To record a backward pass, the inputs themselves have to be what they were."""
         for k, (x, a) in enumerate(zip(node.inputs, node.arrays, strict=True)):
             if isinstance(x, Tensor) and x.data is not a:
-                name = self.array_names[k] if k < len(self.array_names) else f"number {k}"
                 raise RuntimeError(
-                    f"{self.name}: the .data of {name} {x.shape} was set to another array since "
-                    "the forward pass, so its gradient can be computed, but not recorded"
+                    f"{self.name}: the .data of {self.argument_name(k)} {x.shape} was set to "
+                    "another array since the forward pass, so its gradient can be computed, but "
+                    "not recorded"
                 )
 
     def __reduce__(self) -> Any:
