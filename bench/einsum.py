@@ -1,6 +1,7 @@
 """Our einsum beside np.einsum(optimize=True), and beside the same thing composed by hand.
 
     python bench/einsum.py
+    python bench/einsum.py --random 5000     # expressions and sizes drawn by lot
 
 Each line is measured in pairs, ours and the other in turn, in one process, with BLAS on one thread,
 in processor time; the ratio is the median of the pairs, with the lowest and the highest. Below 1:
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -141,10 +144,58 @@ def forward_and_backward(f: Callable, xs: list, g: np.ndarray) -> Callable:
     return step
 
 
+LENGTHS = (1, 2, 3, 5, 10, 30, 60, 100, 200, 300)
+
+
+def expression(draw: random.Random) -> tuple[str, list]:
+    """One to four operands, up to six labels in any order, now and then one of them twice."""
+    while True:
+        labels = "abcdef"[: draw.randint(2, 6)]
+        sizes = {l: draw.choice(LENGTHS) for l in labels}
+        terms = []
+        for _ in range(draw.choice((1, 2, 2, 2, 2, 3, 4))):
+            term = draw.sample(labels, draw.randint(1, min(4, len(labels))))
+            if draw.random() < 0.05:
+                term.append(draw.choice(term))
+            draw.shuffle(term)
+            terms.append("".join(term))
+        used = sorted(set("".join(terms)))
+        output = "".join(draw.sample(used, draw.randint(0, min(len(used), 5))))
+        numbers = [math.prod(sizes[l] for l in part) for part in (*terms, output)]
+        if max(numbers) <= 1e6 and math.prod(sizes[l] for l in used) <= 2e7:
+            shapes = [tuple(sizes[l] for l in term) for term in terms]
+            return f"{','.join(terms)}->{output}", shapes
+
+
+def by_lot(count: int, seed: int, arrays: Callable) -> None:
+    """Measured briefly, and what seems slow once more, at length."""
+    draw = random.Random(seed)
+    ratios = []
+    for _ in range(count):
+        subscripts, shapes = expression(draw)
+        xs = arrays(shapes)
+        ours = partial(tg.einsum, subscripts, *xs)
+        numpys = partial(np.einsum, subscripts, *xs, optimize=True)
+        ratio = in_pairs(ours, numpys, 3, enough=0.002)[2]
+        if ratio > 1.3:
+            ratio = in_pairs(ours, numpys, 9)[2]
+        ratios.append((ratio, subscripts, shapes))
+    slow = sorted((r for r in ratios if r[0] > 1.5), reverse=True)
+    print(f"\n{count} expressions by lot (seed {seed})\n")
+    for ratio, subscripts, shapes in slow:
+        print(f"{ratio:6.2f}  {subscripts}  {shapes}")
+    print(
+        f"\nabove 1.5: {len(slow)}; median {statistics.median(r for r, *_ in ratios):.2f}, "
+        f"worst {max(r for r, *_ in ratios):.2f}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--random", type=int, metavar="N", help="N expressions drawn by lot")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
 
@@ -152,6 +203,9 @@ def main() -> None:
         return [rng.standard_normal(s).astype(options.dtype) for s in shapes]
 
     with threadpool_limits(1):
+        if options.random:
+            by_lot(options.random, options.seed, arrays)
+            return
         rows = []
         for name, subscripts, shapes in EXPRESSIONS:
             xs = arrays(shapes)

@@ -7,7 +7,8 @@ from hypothesis import given
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor
-from tinygrad_mha.einsum import LONG, parse, plan_for_two, schedule
+from tinygrad_mha.contraction import LONG, at_once, plan_for_two, schedule
+from tinygrad_mha.subscripts import parse
 
 EXPRESSIONS = [
     # one operand
@@ -130,6 +131,44 @@ def test_the_numbers_of_numpy_wherever_hypothesis_looks(case):
     want = np.asarray(numpys(params["subscripts"], *xs))
     assert_same(tg.einsum(params["subscripts"], *xs), want)
     assert_same(tg.einsum(*xs, **params), want)
+
+
+def by_lot(rng):
+    """Labels and sizes as they come: short rows and long ones, in every order."""
+    while True:
+        sizes = dict(zip("abcde", rng.choice([1, 2, 3, 5, 40], 5), strict=True))
+        terms = ["".join(rng.permutation(list(sizes))[: rng.integers(1, 5)])
+                 for _ in range(rng.choice([2, 2, 2, 3, 4]))]  # fmt: skip
+        used = sorted(set("".join(terms)))
+        output = "".join(rng.permutation(used)[: rng.integers(0, len(used) + 1)])
+        if np.prod([float(sizes[l]) for l in used]) < 2e5:
+            xs = [rng.standard_normal([sizes[l] for l in term]) for term in terms]
+            return f"{','.join(terms)}->{output}", xs
+
+
+def test_the_numbers_of_numpy_by_lot(rng):
+    """Every way to lay out two operands, and every order in which more of them meet."""
+    ways = set()
+    for _ in range(1200):
+        subscripts, xs = by_lot(rng)
+        want = np.asarray(np.einsum(subscripts, *xs))
+        scale = np.einsum(subscripts, *map(abs, xs)).max()
+        for layout in (np.asarray, np.asfortranarray):
+            got = tg.einsum(subscripts, *map(layout, xs))
+            assert got.shape == want.shape
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-13 * scale, err_msg=subscripts)
+        shapes = tuple(x.shape for x in xs)
+        if len(xs) > 2:
+            ways.add(("many", at_once(subscripts, shapes)))
+        else:
+            plan = plan_for_two(subscripts, shapes)
+            ways.add((plan.way, "transposed", plan.order is not None))
+            ways.add((plan.way, "left", plan.left.flip))
+            ways.add((plan.way, "right", plan.right.flip))
+    matmul = {("matmul", what, is_so) for what in ("transposed", "left", "right")
+              for is_so in (True, False)}  # fmt: skip
+    others = {("multiply", "transposed", True), ("multiply", "transposed", False)}
+    assert ways > matmul | others | {("many", True), ("many", False), ("loops", "left", False)}
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.uint16, np.float32, np.complex128])
@@ -362,8 +401,7 @@ def test_matrices_scattered_in_memory_are_packed(calls, rng):
     np.testing.assert_allclose(tg.einsum("ijb,ijb->b", x, x), (x * x).sum((0, 1)))
     tg.einsum("ijb,kjb->ikb", x, x)
     [(a, b)] = calls["matmul"]
-    assert a.flags.c_contiguous
-    assert b.flags.c_contiguous
+    assert all(x.flags.c_contiguous or x.mT.flags.c_contiguous for x in (a, b))
 
 
 @pytest.mark.parametrize("subscripts", ["ij->ji", "ii->i", "iji->ij", "i...->...i"])
@@ -401,6 +439,50 @@ def test_three_operands_are_two_products_forward_and_four_back(calls, rng):
     y.backward(np.ones((2, 5)))
     assert len(calls["matmul"]) == 6
     assert calls["einsum"] == []
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes", "together"),
+    [
+        ("ab,ba,a->ba", [(5, 2), (2, 5), (5,)], True),  # small
+        ("abc,cab,bca->abc", [(30, 20, 10), (10, 30, 20), (20, 10, 30)], True),  # no work is saved
+        ("ab,b,cb->abc", [(90, 90), (90,), (90, 90)], False),  # a b first
+        ("ab,ba,a->b", [(5, 2), (2, 5), (5,)], False),  # a sum
+    ],
+)
+def test_three_factors_without_a_sum_are_one_product_if_that_is_less_work(
+    subscripts, shapes, together, rng
+):
+    xs = [Tensor(rng.standard_normal(s), requires_grad=True) for s in shapes]
+    y = tg.einsum(subscripts, *xs)
+    assert at_once(subscripts, tuple(shapes)) == together
+    assert (len(y.node.inputs) == 3) == together
+    g = rng.standard_normal(y.shape)
+    y.backward(g)
+    for k, x in enumerate(xs):
+        others = [o.data for o in xs[:k] + xs[k + 1 :]]
+        terms, output = subscripts.split("->")
+        terms = terms.split(",")
+        back = f"{','.join([output, *terms[:k], *terms[k + 1 :]])}->{terms[k]}"
+        np.testing.assert_allclose(x.grad, np.einsum(back, g, *others), rtol=1e-10, atol=1e-10)
+
+
+def test_what_comes_out_in_between_lies_as_the_next_one_reads_it(rng):
+    """Otherwise every product of three would begin with a copy."""
+    shapes = ((40, 3, 50), (50, 40, 30), (30, 3))
+    rest = [rng.standard_normal(s) for s in shapes]
+    for i, j, step in schedule("abc,cad,db->b", shapes):
+        b, a = rest.pop(j), rest.pop(i)
+        rest.append(tg.einsum(step, a, b))
+        assert rest[-1].flags.c_contiguous
+
+
+def test_short_rows_are_not_walked_along(rng):
+    """60,000 rows of 2 numbers would take ten times as long as 60 of 2,000."""
+    a, b = rng.standard_normal((60, 10, 200)), rng.standard_normal(2)
+    y = tg.einsum("ebc,a->ebca", a, b)
+    assert y.strides[-1] > y.strides[-2] == y.itemsize
+    np.testing.assert_array_equal(y, np.einsum("ebc,a->ebca", a, b))
 
 
 def test_a_plan_is_made_once(rng):

@@ -1,0 +1,355 @@
+"""How einsum computes: matrix products wherever the labels allow.
+
+Two operands: a label is in both and in the output (batch), in both and summed (contracted), or in
+one of them (left, right). That is a batch of matrix products,
+
+    (batch, left, contracted) @ (batch, contracted, right) -> (batch, left, right)
+
+and needs nothing but axes in another order.
+
+More than two: two at a time, in the order that ``schedule`` finds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .backend import is_array, xp
+from .subscripts import Shape, parse, remembered, shape_of
+
+LONG = 128  # numbers in a row; in a shorter one, starting BLAS takes longer than the row itself
+START = 40  # numbers that are copied in the time that it takes to begin a new row of them
+APART = 4  # as many in the time of one, where they are no neighbours
+FEW = 4096  # multiplications that take no longer than a second call
+
+
+def einsum_of_one(subscripts: str, x: Any) -> Any:
+    """NumPy's loops read diagonals and transposed axes as views, and sum."""
+    terms, output, _ = parse(subscripts, (shape_of(x),))
+    return xp(x).einsum(f"{terms[0]}->{output}", x) if is_array(x) else x
+
+
+# ------------------------------------------------------------------------------- two operands
+
+
+class Side(NamedTuple):
+    """How one of two operands becomes a matrix, or a batch of them. None: it is so already."""
+
+    alone: str | None  # an einsum of this operand that comes first: its diagonals and sums
+    order: tuple[int, ...] | None  # then the axes in this order
+    shape: Shape | None  # and this shape
+    flip: bool = False  # and the last two exchanged
+
+
+class Plan(NamedTuple):
+    """How two operands are contracted."""
+
+    swap: bool  # the first operand stands on the right
+    left: Side
+    right: Side
+    way: str  # "multiply", "matmul" or "loops"
+    loops: str | None  # the subscripts for NumPy's own loops, where they may be the fastest
+    shape: Shape | None  # of the result, unless it has it already
+    order: tuple[int, ...] | None  # of its axes after that
+
+
+def einsum_of_two(subscripts: str, a: Any, b: Any) -> Any:
+    plan = plan_for_two(subscripts, (shape_of(a), shape_of(b)))
+    m = xp(a if is_array(a) else b)
+    left, right = (b, a) if plan.swap else (a, b)
+    left, right = _prepared(m, left, plan.left), _prepared(m, right, plan.right)
+    if plan.way == "multiply":
+        return _product(m, left, right, plan.order)
+    if plan.way == "loops":
+        return m.einsum(plan.loops, left, right)
+    if plan.loops and _apart(left, -1) and _apart(right, -2):
+        return m.einsum(plan.loops, a, b)
+    y = m.matmul(_packed(m, left, plan.left.flip), _packed(m, right, plan.right.flip))
+    y = y if plan.shape is None else y.reshape(plan.shape)
+    return y if plan.order is None else y.transpose(plan.order)
+
+
+def _product(m: Any, left: Any, right: Any, order: tuple[int, ...] | None) -> Any:
+    if order is None:
+        return m.multiply(left, right)  # integers wrap around, also those that are scalars
+    # NumPy would rather walk the axes in the order in which the operands have them. CuPy has no
+    # such option, and no rows to begin: a thread takes one number.
+    y = m.multiply(left, right, order="C") if m is np else m.multiply(left, right)
+    return y.transpose(order)
+
+
+def _prepared(m: Any, x: Any, side: Side) -> Any:
+    alone, order, shape, flip = side
+    x = x if alone is None else m.einsum(alone, x)
+    x = x if order is None else x.transpose(order)
+    x = x if shape is None else x.reshape(shape)
+    return x.swapaxes(-1, -2) if flip else x
+
+
+def _packed(m: Any, x: Any, flip: bool) -> Any:
+    """BLAS reads rows or columns that lie in one piece; older NumPy has slow loops for the rest."""
+    if not (_apart(x, -1) and _apart(x, -2)):
+        return x
+    if flip:
+        return m.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+    return m.ascontiguousarray(x)
+
+
+def _apart(x: Any, axis: int) -> bool:
+    """Whether neighbours along an axis are no neighbours in memory."""
+    return x.strides[axis] != x.itemsize
+
+
+# ---------------------------------------------------------------------------------- the plan
+
+
+@remembered
+def plan_for_two(subscripts: str, shapes: tuple[Shape, Shape]) -> Plan:
+    """Sort the labels of two operands into batch, left, right and contracted."""
+    terms, output, sizes = parse(subscripts, shapes)
+    lengths = [dict(zip(t, s, strict=True)) for t, s in zip(terms, shapes, strict=True)]
+    # An axis of length 1 counts for nothing where the other operand has n.
+    a, b = ([l for l, n in length.items() if n == sizes[l]] for length in lengths)
+    # What only one of them has and the output lacks is summed before they meet.
+    a, b = (
+        [l for l in a if (l in b and sizes[l] != 1) or l in output],
+        [l for l in b if (l in a and sizes[l] != 1) or l in output],
+    )
+    batch = [l for l in output if l in a and l in b]
+    contracted = [l for l in a if l in b and l not in output]
+    left, right = [l for l in a if l not in b], [l for l in b if l not in a]
+
+    if not contracted:
+        # The one on the left decides in which order memory is walked: the larger.
+        swap = count(sizes, b) > count(sizes, a)
+        if swap:
+            a, b, terms, lengths = b, a, terms[::-1], lengths[::-1]
+        walk = _walk(terms, lengths, a, b, output)
+        one = _factor(terms[0], lengths[0], a, walk)
+        other = _factor(terms[1], lengths[1], b, walk)
+        as_they_lie = walk == output and all(l in a or sizes[l] == 1 for l in output)
+        order = None if as_they_lie else tuple(walk.index(l) for l in output)
+        return Plan(swap, one, other, "multiply", None, None, order)
+    loops = None
+    if batch and not left and not right:  # many products of a row and a column
+        kept = [
+            "".join(l for l in dict.fromkeys(t) if l in x or n[l] == 1)
+            for t, n, x in zip(terms, lengths, (a, b), strict=True)
+        ]
+        loops = f"{','.join(kept)}->{output}"
+        if count(sizes, contracted) < LONG:
+            one, other = (
+                Side(None if k == t else f"{t}->{k}", None, None)
+                for k, t in zip(kept, terms, strict=True)
+            )
+            return Plan(False, one, other, "loops", loops, None, None)
+        loops = loops if kept == list(terms) else None
+
+    # The last axis of the output on the right: then the product lies in memory as it is wanted.
+    swap = output[-1:] in left
+    if swap:
+        left, right, terms, lengths = right, left, terms[::-1], lengths[::-1]
+    # The batch and the contracted labels may come in any order that is the same for both operands:
+    # that of the output spares the result a transpose, that of an operand may spare it a copy.
+    choices = [
+        (
+            _matrix(terms[0], lengths[0], lead, left, inner),
+            _matrix(terms[1], lengths[1], lead, inner, right),
+            [*lead, *left, *right],
+        )
+        for lead in _orders(batch, output, *terms)
+        for inner in _orders(contracted, *terms)
+    ]
+    (_, one), (_, other), have = min(choices, key=lambda c: c[0][0] + c[1][0])
+    return Plan(
+        swap,
+        one,
+        other,
+        "matmul",
+        loops,
+        None if len(left) == len(right) == 1 else tuple(sizes[l] for l in have),
+        None if have == list(output) else tuple(have.index(l) for l in output),
+    )
+
+
+def count(sizes: dict[str, int], labels: Iterable[str]) -> int:
+    return math.prod(sizes[l] for l in labels)
+
+
+def _orders(labels: list[str], *terms: str) -> Iterator[list[str]]:
+    return (sorted(labels, key=term.index) for term in terms)
+
+
+def _walk(
+    terms: tuple[str, str], lengths: list[dict[str, int]], a: list[str], b: list[str], output: str
+) -> str:
+    """In which order a product without a sum walks its axes: that of the output, unless the rows
+    would be short; else that of the larger operand ``a``, or along the longest axis.
+    """
+    sizes = {l: max(length.get(l, 1) for length in lengths) for l in output}
+    steps = []  # of each label in each operand
+    for term, length, labels in zip(terms, lengths, (a, b), strict=True):
+        left = _left(term, length, labels)
+        steps.append({l: count(length, left[left.index(l) + 1 :]) for l in labels})
+
+    def cost(walk: list[str]) -> float:
+        """For each number. A row is what lies at equal steps in both operands."""
+        row, walk = 1, [l for l in walk if sizes[l] != 1]
+        step = [s.get(walk[-1], 0) if walk else 0 for s in steps]
+        for l in reversed(walk):
+            if any(s.get(l, 0) != row * inner for s, inner in zip(steps, step, strict=True)):
+                break
+            row *= sizes[l]
+        return 3 + START / max(row, 1) + (max(step) > 1) * APART
+
+    as_a = [l for l in output if l not in a] + a
+    along_the_longest = sorted(as_a, key=max(output, key=sizes.__getitem__, default="").__eq__)
+    best = min(as_a, along_the_longest, key=cost)
+    return "".join(best) if cost(best) < cost(list(output)) / 1.5 else output
+
+
+def _factor(term: str, length: dict[str, int], labels: list[str], output: str) -> Side:
+    """For a product without a sum: the axes of the output, of length 1 where there is none."""
+    labels = [l for l in output if l in labels]
+    seen = output[output.index(labels[0]) :] if labels else ""  # those before, a broadcast adds
+    return _side(term, length, labels, tuple(length[l] if l in labels else 1 for l in seen))
+
+
+def _matrix(
+    term: str, length: dict[str, int], lead: list[str], rows: list[str], columns: list[str]
+) -> tuple[float, Side]:
+    """Matrices with these rows and columns, one for each of ``lead``: what they cost, and how."""
+    outer = tuple(length[l] for l in lead)
+    n, m = count(length, rows), count(length, columns)
+    upright = _side(term, length, [*lead, *rows, *columns], (*outer, n, m))
+    turned = _side(term, length, [*lead, *columns, *rows], (*outer, m, n))._replace(flip=True)
+    return min(
+        (_copying(term, length, lead, rows, columns), upright),
+        (_copying(term, length, lead, columns, rows), turned),
+        key=lambda choice: choice[0],
+    )
+
+
+def _side(term: str, length: dict[str, int], wanted: list[str], shape: Shape) -> Side:
+    """The labels ``wanted``, in this order, and then this shape, without what has length 1."""
+    left = _left(term, length, wanted)
+    order = [left.index(l) for l in left if l not in wanted] + [left.index(l) for l in wanted]
+    ordered = tuple(length[left[axis]] for axis in order)
+    return Side(
+        None if left == list(term) else f"{term}->{''.join(left)}",
+        None if order == sorted(order) else tuple(order),
+        None if ordered == shape else shape,
+    )
+
+
+def _left(term: str, length: dict[str, int], wanted: list[str]) -> list[str]:
+    """What is left of a term when its diagonals are taken, and its own labels summed."""
+    return [l for l in dict.fromkeys(term) if l in wanted or length[l] == 1]
+
+
+def _copying(
+    term: str, length: dict[str, int], lead: list[str], rows: list[str], columns: list[str]
+) -> float:
+    """What a copy costs, in numbers copied; 0 where these matrices are a view.
+
+    >>> length = dict(a=2, b=3, c=4, d=5)
+    >>> _copying("abcd", length, ["a"], ["b"], ["c", "d"])  # the last two axes become one
+    0.0
+    >>> _copying("abcd", length, ["a"], ["c", "d"], ["b"])  # the columns of that matrix
+    0.0
+    >>> _copying("abcd", length, ["a"], ["c"], ["b", "d"])  # 120 numbers, in rows of 5
+    1080.0
+    """
+    left = _left(term, length, [*lead, *rows, *columns])
+    steps = {l: count(length, left[k + 1 :]) for k, l in enumerate(left)}
+    axes = partial(_merged, length, steps)
+    as_they_lie = [*map(axes, lead), axes(rows), axes(columns)]
+    step = {run[-1][1] for run in as_they_lie[-2:] if run}
+    if all(len(run) <= 1 for run in as_they_lie) and (1 in step or not step):
+        return 0.0
+    row, step = (axes([*lead, *rows, *columns]) or [(1, 1)])[-1]
+    return count(length, left) * ((1 if step == 1 else APART) + START / max(row, 1))
+
+
+def _merged(
+    length: dict[str, int], steps: dict[str, int], labels: Iterable[str]
+) -> list[tuple[int, int]]:
+    """Length and step of the axes, where those that follow each other in memory are one."""
+    runs: list[tuple[int, int]] = []
+    for l in labels:
+        n, step = length[l], steps[l]
+        if runs and runs[-1][1] == n * step:
+            runs[-1] = (runs[-1][0] * n, step)
+        elif n != 1:
+            runs.append((n, step))
+    return runs
+
+
+# ------------------------------------------------------------------------- more than two operands
+
+
+@remembered
+def schedule(subscripts: str, shapes: tuple[Shape, ...]) -> list[tuple[int, int, str]]:
+    """Which two operands meet, and how, until one is left; their product joins the end of the row.
+
+    Greedy: first the pair whose product takes the least room beyond that of the two (which it sets
+    free); among equals, the one with the fewest multiplications.
+    >>> schedule("ij,jk,k->i", ((100, 100), (100, 100), (100,)))  # no product of two matrices
+    [(1, 2, 'jk,k->j'), (0, 1, 'ij,j->i')]
+    """
+    parsed = parse(subscripts, shapes)
+    rest, size = list(zip(parsed.terms, shapes, strict=True)), partial(count, parsed.sizes)
+    steps = []
+    while len(rest) > 1:
+        options = []
+        for i, j in combinations(range(len(rest)), 2):
+            a, b = rest[i][0], rest[j][0]
+            both = dict.fromkeys(a + b)
+            later = parsed.output + "".join(t for k, (t, _) in enumerate(rest) if k not in (i, j))
+            kept = "".join(l for l in both if l in later)
+            options.append((size(kept) - size(a) - size(b), size(both), i, j, kept))
+        *_, i, j, kept = min(options)
+        (b, b_shape), (a, a_shape) = rest.pop(j), rest.pop(i)
+        step = f"{a},{b}->{kept if rest else parsed.output}"
+        if rest:
+            step = _as_it_comes(step, (a_shape, b_shape))
+        _, product, sizes = parse(step, (a_shape, b_shape))
+        steps.append((i, j, step))
+        rest.append((product, tuple(sizes[l] for l in product)))
+    return steps
+
+
+def _as_it_comes(subscripts: str, shapes: tuple[Shape, Shape]) -> str:
+    """The same product, with the labels of the output in the order in which they lie in memory."""
+    terms, output, _ = parse(subscripts, shapes)
+    plan = plan_for_two(subscripts, shapes)
+    if plan.order is not None:
+        have = dict(zip(plan.order, output, strict=True))
+        output = "".join(have[axis] for axis in range(len(output)))
+    elif plan.way == "multiply":  # as the larger one lies
+        output = "".join(sorted(output, key=terms[plan.swap].find))
+    return f"{','.join(terms)}->{output}"
+
+
+@remembered
+def at_once(subscripts: str, shapes: tuple[Shape, ...]) -> bool:
+    """Where nothing is summed, and two at a time would not save many multiplications."""
+    terms, output, sizes = parse(subscripts, shapes)
+    if set(output) != set(sizes):
+        return False
+    every = count(sizes, sizes) * (len(terms) - 1)
+    return every < FEW or every < 1.5 * sum(
+        count(sizes, set(step) & set(sizes)) for *_, step in schedule(subscripts, shapes)
+    )
+
+
+def einsum_of_many(subscripts: str, *xs: Any) -> Any:
+    """NumPy's loops over all of them: see ``at_once``."""
+    terms, output, _ = parse(subscripts, tuple(map(shape_of, xs)))
+    return xp(xs[0]).einsum(f"{','.join(terms)}->{output}", *xs)
