@@ -187,7 +187,7 @@ def _orders(labels: list[str], *terms: str) -> Iterator[list[str]]:
 
 
 def _walk(
-    terms: tuple[str, str], lengths: list[dict[str, int]], a: list[str], b: list[str], output: str
+    terms: tuple[str, ...], lengths: list[dict[str, int]], a: list[str], b: list[str], output: str
 ) -> str:
     """In which order a product without a sum walks its axes: that of the output, unless the rows
     would be short; else that of the larger operand ``a``, or along the longest axis.
@@ -270,8 +270,8 @@ def _copying(
     steps = {l: count(length, left[k + 1 :]) for k, l in enumerate(left)}
     axes = partial(_merged, length, steps)
     as_they_lie = [*map(axes, lead), axes(rows), axes(columns)]
-    step = {run[-1][1] for run in as_they_lie[-2:] if run}
-    if all(len(run) <= 1 for run in as_they_lie) and (1 in step or not step):
+    inner = {run[-1][1] for run in as_they_lie[-2:] if run}
+    if all(len(run) <= 1 for run in as_they_lie) and (1 in inner or not inner):
         return 0.0
     row, step = (axes([*lead, *rows, *columns]) or [(1, 1)])[-1]
     return count(length, left) * ((1 if step == 1 else APART) + START / max(row, 1))
