@@ -158,6 +158,12 @@ def parser() -> argparse.ArgumentParser:
         "--seed", type=natural, metavar="N", help="of weights, order and dropout (default: 0)"
     )
     t.add_argument("--workers", type=positive, metavar="N", help="threads (default: the cores)")
+    t.add_argument(
+        "--memory",
+        type=positive,
+        metavar="MB",
+        help="a step may keep so much, and computes the rest again (default: no limit)",
+    )
     t.add_argument("--json", action="store_true", help="end with one line of JSON")
     t.set_defaults(command=train)
 

@@ -49,6 +49,7 @@ class MultiHeadAttention(nn.Module):
         self.fc_out = nn.Linear(h * d_v, d_model)
         self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(d_model)
+        self.recompute = False  # whether the way back computes the weights again
 
     def forward(
         self,
@@ -82,7 +83,9 @@ class MultiHeadAttention(nn.Module):
         k = self._heads(self.w_k(key))  # (B, h, Tk, d_k)
         v = self._heads(self.w_v(value))  # (B, h, Tk, d_v)
         p = self.dropout.p if self.training else 0.0
-        y = tg.scaled_dot_product_attention(q, k, v, mask=mask, dropout_p=p)  # (B, h, Tq, d_v)
+        y = tg.scaled_dot_product_attention(
+            q, k, v, mask=mask, dropout_p=p, recompute=self.recompute
+        )  # (B, h, Tq, d_v)
         y = y.swapaxes(1, 2).reshape(*query.shape[:2], v.shape[1] * v.shape[3])  # concat
         y = self.layer_norm(query + self.dropout(self.fc_out(y)))
         return (y, attention_weights(q, k, mask=mask)) if need_weights else y

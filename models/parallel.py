@@ -7,46 +7,19 @@ would fight for the two cores.
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from tinygrad_mha import Tensor, grad
+from tinygrad_mha import Tensor, grad, memory
 from tinygrad_mha.tensor import inherit
+from tinygrad_mha.threads import cores, one_blas_thread
 
-_lock = threading.Lock()
-_users = 0
-_limit: Any = None
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread, for the whole process: the first in sets it, the last out resets it."""
-    global _users, _limit
-    from threadpoolctl import threadpool_limits
-
-    with _lock:
-        _users += 1
-        if _users == 1:
-            _limit = threadpool_limits(limits=1, user_api="blas")
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                _limit.restore_original_limits()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+__all__ = ["Workers", "cores", "one_blas_thread", "shards"]
 
 
 def shards(rows: int, workers: int) -> list[slice]:
@@ -70,25 +43,27 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.count = count
         self._pool: ThreadPoolExecutor | None = None
-        self._limit: Any = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> Workers:
-        self._limit = one_blas_thread()
-        self._limit.__enter__()
+        self._stack.enter_context(one_blas_thread())
+        self._stack.enter_context(memory.kept())
         if self.count > 1:
-            self._pool = ThreadPoolExecutor(self.count)
+            self._pool = self._stack.enter_context(ThreadPoolExecutor(self.count))
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._limit.__exit__(*exception)
+        self._stack.close()
 
     def map(self, f: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """``[f(item) for item in items]``, side by side."""
         if self._pool is None or len(items) == 1:
             return [f(item) for item in items]
         return list(self._pool.map(inherit(f), items))
+
+    def cut(self, rows: int) -> list[slice]:
+        """``rows`` cut into a stretch for each thread."""
+        return shards(rows, self.count)
 
     def gradients(
         self,
@@ -108,10 +83,25 @@ class Workers:
                 loss, said = loss_of(part)
                 return grad(loss, parameters), said
 
-        results = self.map(one, shards(rows, self.count))
-        for k, p in enumerate(parameters):
-            total = results[0][0][k]
-            for more, _ in results[1:]:
-                total.data += more[k].data  # grad() gave us this memory, so we may add to it
+        results = self.map(one, self.cut(rows))
+        sums = results[0][0]
+        for p, total in zip(parameters, sums, strict=True):
             p.grad = total
+
+        def add(k: int) -> None:
+            """Each thread adds up a stretch of every gradient, shard after shard."""
+            for place, total in enumerate(sums):
+                part = _stretch(total.data, k, self.count)
+                for more, _ in results[1:]:
+                    part += _stretch(more[place].data, k, self.count)
+
+        if len(results) > 1:  # grad() gave us this memory, so we may add to it
+            self.map(add, range(self.count))
         return [said for _, said in results]
+
+
+def _stretch(a: Any, k: int, count: int) -> Any:
+    """The k-th of ``count`` stretches of rows, as a view; a number is all in the first."""
+    if not a.ndim:
+        return a if k == 0 else a.reshape(1)[:0]
+    return a[len(a) * k // count : len(a) * (k + 1) // count]

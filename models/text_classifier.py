@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tinygrad_mha import Tensor, nn
+from tinygrad_mha import Tensor, checkpoint, nn
 from tinygrad_mha.backend import is_array, place_like, to_host
 from tinygrad_mha.tensor import value
 
@@ -76,6 +77,7 @@ class TextClassifier(nn.Module):
         self.multihead_attn = MultiHeadAttention(h, d_model, d_model // h, d_model // h, dropout)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(d_model, num_classes)
+        self.recompute: tuple[str, ...] = ()  # what is computed again on the way back
 
     def forward(self, ids: Any, lengths: Any = None) -> Tensor:
         """Scores (B, num_classes) for ids (B, T).
@@ -85,10 +87,16 @@ class TextClassifier(nn.Module):
         """
         ids, lengths = self._on_host(ids, lengths)
         x = self.dropout(self.embedding(ids))  # (B, T, d)
-        x, _ = self.rnn(x, lengths=lengths)  # (B, T, d), zero at the pads
+        # (B, T, d), zero at the pads
+        x = self._run("rnn", lambda x: self.rnn(x, lengths=lengths)[0], x)
         real = np.arange(ids.shape[1]) < lengths[:, None]  # (B, T)
-        x = self.multihead_attn(x, mask=place_like(real[:, None, None], x.data))
+        self.multihead_attn.recompute = "scores" in self.recompute
+        mask = None if real.all() else place_like(real[:, None, None], x.data)
+        x = self._run("attention", lambda x: self.multihead_attn(x, mask=mask), x)
         return self.fc(self.dropout(self._pool(x, real, lengths)))
+
+    def _run(self, what: str, fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return checkpoint(fn, x) if what in self.recompute else fn(x)
 
     def _pool(self, x: Tensor, real: np.ndarray, lengths: np.ndarray) -> Tensor:
         """(B, T, d) -> (B, d) over real tokens; zeros for a text that has none."""

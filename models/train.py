@@ -16,6 +16,7 @@ import tinygrad_mha as tg
 from tinygrad_mha import optim
 from tinygrad_mha.random import mask_stream
 
+from . import recompute
 from .dataset import Dataset
 from .errors import InputError, one_line
 from .metrics import confusion_matrix, scores
@@ -64,12 +65,15 @@ class Settings:
     early_stopping: int = 6  # epochs without a better validation loss; 0 never stops
     seed: int = 0
     workers: int = 0  # 0: the cores
+    memory: int = 0  # MB that a step may keep for its backward pass; 0: as much as it wants
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         sizes = ("d_model", "h", "num_layers", "max_len")
         least = dict.fromkeys((*sizes, "min_count", "steps"), 1)
-        least |= dict.fromkeys(("epochs", "batch_size", "workers", "early_stopping", "seed"), 0)
+        least |= dict.fromkeys(
+            ("epochs", "batch_size", "workers", "early_stopping", "seed", "memory"), 0
+        )
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} is {getattr(self, name)}, it must be at least {low}")
@@ -294,6 +298,17 @@ class Run:
             self.optimizer, warmup=warmup, total=total, start=1 / max(warmup, 1)
         )
         self.step = 0
+        if settings.memory:
+            recompute.fit(self.model, self.largest_loss, settings.memory << 20)
+
+    def largest_loss(self) -> tg.Tensor:
+        """The loss of as many texts as a batch has, all as long as the longest."""
+        length = max(map(len, self.batches.encoded))
+        ids = np.full((min(self.settings.batch_size, len(self.batches.encoded)), length), 1)
+        targets = np.zeros(len(ids), np.int64)
+        self.model.train()
+        with mask_stream(self.settings.seed, 0):
+            return tg.cross_entropy(self.model(ids, [length] * len(ids)), targets)
 
     def epoch(self, epoch: int, workers: Workers, progress: bool) -> dict[str, float]:
         """One pass over the training rows; returns what the progress bar showed last."""
@@ -363,7 +378,7 @@ class Run:
         said = workers.gradients(loss_of, self.parameters, len(targets))
         with np.errstate(over="ignore", invalid="ignore"):
             optim.clip_grad_norm(self.parameters, s.clip)
-            self.optimizer.step()
+            self.optimizer.step(workers)
         self.schedule.step()
         self.step += 1
         return sum(loss for loss, _ in said), sum(right for _, right in said)

@@ -327,6 +327,13 @@ def classified(draw):
 
 
 @st.composite
+def affine(draw):
+    lead, n, m = draw(shape(max_dims=2)), draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    bias = draw(arrays((m,))) if draw(st.booleans()) else None
+    return (draw(arrays((*lead, n))), draw(arrays((m, n))), bias), {}
+
+
+@st.composite
 def normalised(draw):
     """Rows with some spread: a constant row has a curvature that no difference can follow."""
     lead = draw(shape(max_dims=2))
@@ -372,6 +379,7 @@ def attended(draw):
         "dropout_p": draw(st.sampled_from([0.0, 0.0, 0.5])),
         "scale": draw(st.sampled_from([None, 0.7])),
         "seed": draw(st.integers(0, 99)),
+        "recompute": draw(st.booleans()),
     }
     return (q, k, v), params
 
@@ -674,6 +682,7 @@ CASES = {
     "getitem": indexed(),
     "identity": unary(),
     "layer_norm": normalised(),
+    "linear": affine(),
     "log": unary(positives),
     "log1p": unary(above_minus_one),
     "log_softmax": along(),

@@ -4,6 +4,8 @@ test_ops.py compares every fused op with its reference and with differences. Her
 compared with loops written down independently, and with what the docstrings promise.
 """
 
+import sys
+
 import numpy as np
 import pytest
 from words import close, grads, leaf
@@ -921,3 +923,83 @@ def test_the_lstm_agrees_with_torch():
     theirs = sum((z * torch.tensor(g)).sum() for z, g in zip((y, h[0], c[0]), gs, strict=True))
     for d, e in zip(grads(ours_loss, *args), torch.autograd.grad(theirs, ts), strict=True):
         close(d, e.numpy())
+
+
+# ------------------------------------------------------------------------------------ linear
+
+
+def test_linear_by_hand():
+    x, w, b = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 10.0]]), np.array([0.5])
+    assert tg.linear(x, w, b).tolist() == [[21.5], [43.5]]
+    assert tg.linear(x[0], w).tolist() == [21.0]
+
+
+def test_linear_takes_the_rows_as_they_lie_in_memory():
+    """A batch that was computed step by step is not copied, and comes out as it went in."""
+    rng = np.random.default_rng(0)
+    steps, w, b = rng.standard_normal((7, 5, 4)), rng.standard_normal((3, 4)), np.arange(3.0)
+    x = Tensor(steps.swapaxes(0, 1), requires_grad=True)  # (5, 7, 4) to its user
+    y = tg.linear(x, leaf(w), leaf(b))
+    close(y.data, steps.swapaxes(0, 1) @ w.T + b)
+    assert y.data.swapaxes(0, 1).flags.c_contiguous
+    kept = [cell.cell_contents for cell in y.node.pullback.__closure__]
+    (saved,) = [a for a in kept if isinstance(a, np.ndarray) and a.shape == (35, 4)]
+    assert np.shares_memory(saved, steps)
+    for g in (rng.standard_normal((5, 7, 3)), rng.standard_normal((7, 5, 3)).swapaxes(0, 1)):
+        dx, dw, db = tg.grad(y, [x, *y.node.inputs[1:]], g)
+        close(dx.data, g @ w)
+        close(dw.data, np.einsum("btm,btn->mn", g, x.data))
+        close(db.data, g.sum((0, 1)))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (2, 1, 0), (0, 2, 1)])
+def test_linear_on_any_layout(order):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal([(2, 3, 4)[axis] for axis in order]).transpose(np.argsort(order))
+    w = rng.standard_normal((5, 4))
+    close(tg.linear(x, w), x @ w.T)
+    assert tg.gradcheck(tg.linear, [x, w, rng.standard_normal(5)])
+
+
+def test_linear_says_what_is_wrong():
+    with pytest.raises(ValueError, match=r"linear: x \(2, 3\) and weight \(5, 4\) must agree"):
+        tg.linear(np.ones((2, 3)), np.ones((5, 4)))
+    with pytest.raises(ValueError, match=r"linear: bias \(4,\) should be \(5,\), as weight"):
+        tg.linear(np.ones((2, 4)), np.ones((5, 4)), np.ones(4))
+
+
+# --------------------------------------------------------- attention, a few texts at a time
+
+
+@pytest.mark.parametrize("at_a_time", [1, 100, 1 << 16])
+@pytest.mark.parametrize("size", [1.0, 30.0, -30.0])
+def test_attention_with_mild_scores_and_with_wild_ones(size, at_a_time, monkeypatch):
+    """Without the row maximum e^s would be infinite, or 0 in a whole row; the numbers agree."""
+    monkeypatch.setattr(sys.modules["tinygrad_mha.attention"], "IN_CACHE", at_a_time)
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((3, 2, 4, 5)) for _ in range(3))
+    q[1] = size * np.abs(q[1]) * 10  # one text with scores of size² · 10, the others as they are
+    k[1] = np.abs(k[1]) * abs(size)
+    mask = rng.random((3, 1, 4, 4)) < 0.7
+    mask[0, 0, 1] = False
+    xs = [leaf(x) for x in (q, k, v)]
+    g = rng.standard_normal((3, 2, 4, 5))
+    op = tg.scaled_dot_product_attention
+    for params in ({"mask": mask}, {"dropout_p": 0.5, "seed": 1}, {"is_causal": True}):
+        params = op.defaults | {"seed": None} | params
+        if params["dropout_p"]:
+            params["seed"] = MaskKey(0, 0, 0, 0)
+        y, want = op(*xs, **params), op.reference(*xs, **params)
+        close(y.data, want.data)
+        for got, d in zip(tg.grad(y, xs, g), tg.grad(want, xs, g), strict=True):
+            close(got.data, d.data, rtol=1e-8, atol=1e-10)
+
+
+def test_attention_leaves_the_heads_where_they_are():
+    """(T, B, h, d) in memory goes in and comes out: nothing between two linear layers is copied."""
+    rng = np.random.default_rng(0)
+    heads = [leaf(rng.standard_normal((6, 3, 2, 4)).transpose(1, 2, 0, 3)) for _ in range(3)]
+    y = tg.scaled_dot_product_attention(*heads)
+    assert y.data.transpose(2, 0, 1, 3).flags.c_contiguous
+    for d in tg.grad(y, heads, rng.standard_normal(y.shape)):
+        assert d.data.transpose(2, 0, 1, 3).flags.c_contiguous

@@ -2,6 +2,7 @@
 
 import math
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from words import leaf
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor, nn, optim
+from tinygrad_mha.models.parallel import Workers
 from tinygrad_mha.optim import PIECE, SGD, Adam, AdamW
 
 
@@ -627,3 +629,42 @@ def test_a_small_model_learns():
         losses.append(loss.item())
     assert losses[0] > 0.5
     assert losses[-1] < 0.1
+
+
+# ---------------------------------------------------------------------------------- workers
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW])
+def test_workers_share_the_work_and_change_no_bit(make, monkeypatch):
+    monkeypatch.setattr(optim, "PIECE", 7)  # so that one parameter is cut, too
+    rng = np.random.default_rng(0)
+    starts = [rng.standard_normal(shape) for shape in ((5, 4), (3,), (), (0, 2), (4, 4))]
+    gradients = [[rng.standard_normal(x.shape) for x in starts] for _ in range(3)]
+    results = []
+    for count in (1, 2, 3):
+        params = [tg.nn.Parameter(x) for x in starts]
+        optimizer = make(params, lr=0.1)
+        with Workers(count) as workers:
+            for step in gradients:
+                for p, g in zip(params, step, strict=True):
+                    p.grad = Tensor(g)
+                optimizer.step(workers)
+        results.append([p.data.tobytes() for p in params])
+    assert results[0] == results[1] == results[2]
+
+
+def test_the_pieces_of_one_large_table_go_to_different_threads():
+    names = set()
+
+    class Named(optim.Adam):
+        def _move(self, arrays, t, group):
+            names.add(threading.get_ident())
+            barrier.wait(timeout=10)
+            super()._move(arrays, t, group)
+
+    barrier = threading.Barrier(2)  # passed only if two are at work at the same time
+    table = tg.nn.Parameter(np.ones((2 * optim.PIECE // 64, 64), np.float32))
+    table.grad = Tensor(np.ones(table.shape, np.float32))
+    with Workers(2) as workers:
+        Named([table]).step(workers)
+    assert len(names) == 2

@@ -16,12 +16,12 @@ OPS_TEXT = """
     reshape transpose swapaxes expand_dims squeeze broadcast_to concatenate stack split flip tile
     pad tril triu take take_along_axis masked_fill embedding
     softmax log_softmax cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss
-    layer_norm rms_norm dropout scaled_dot_product_attention lstm
+    layer_norm rms_norm linear dropout scaled_dot_product_attention lstm
 """
 OTHERS_TEXT = """
     Tensor grad vjp jvp hvp jacobian no_grad detect_anomaly manual_seed set_default_dtype
     set_default_device gradcheck REGISTRY nn optim primitive primitive_of_many fused
-    GradientError AnomalyError DeviceError
+    GradientError AnomalyError DeviceError checkpoint
 """
 OPS, OTHERS = OPS_TEXT.split(), OTHERS_TEXT.split()
 # What does not begin with one Tensor is no method of it: lists of arrays, ids, a condition, states.

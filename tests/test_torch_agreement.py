@@ -156,7 +156,7 @@ def layer_norm(x, weight, bias, eps):
     return F.layer_norm(x, shape, weight, bias, eps)
 
 
-def attention(q, k, v, mask, is_causal, dropout_p, scale, seed):
+def attention(q, k, v, mask, is_causal, dropout_p, scale, seed, recompute):
     assume(not dropout_p)  # their masks are others
     assume(q.numel() and k.numel() and v.numel())  # PyTorch loses axes of empty arrays
     mask = theirs(mask, grad=False)
@@ -309,6 +309,7 @@ TORCH = {
     "getitem": lambda x, key: x.reshape(-1)[places(x.shape, key)],
     "identity": lambda x: x * 1,
     "layer_norm": layer_norm,
+    "linear": lambda x, weight, bias: F.linear(x, weight, bias),
     "log": torch.log,
     "log1p": torch.log1p,
     "log_softmax": lambda x, axis: torch.log_softmax(x, axis),

@@ -219,3 +219,21 @@ def test_training_on_the_device_gives_the_numbers_of_the_cpu(cupy, float64, pool
         np.testing.assert_allclose(there.model.state_dict()[name], x, rtol=1e-9, atol=1e-12)
     texts = parts.test.texts
     np.testing.assert_allclose(there.predict_proba(texts), here.predict_proba(texts), atol=1e-6)
+
+
+def test_shards_add_up_whatever_the_layout_of_their_gradients():
+    """A number, a row, a matrix whose gradient is transposed in memory: by 1, 2 and 3 threads."""
+    rng = np.random.default_rng(0)
+    w, v, s = (tg.nn.Parameter(rng.standard_normal(shape)) for shape in ((5, 3), (3,), ()))
+    x = rng.standard_normal((6, 5))
+
+    def loss_of(rows):
+        y = tg.tanh(tg.transpose(tg.transpose(w) @ x[rows].T)) * v * s
+        return y.sum(), len(x[rows])
+
+    want = tg.grad(loss_of(slice(None))[0], [w, v, s])
+    for count in (1, 2, 3):
+        with Workers(count) as workers:
+            assert sum(workers.gradients(loss_of, [w, v, s], 6)) == 6
+        for p, d in zip((w, v, s), want, strict=True):
+            np.testing.assert_allclose(p.grad.data, d.data, rtol=1e-12)

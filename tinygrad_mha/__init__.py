@@ -13,6 +13,7 @@ from . import nn, optim
 from .anomaly import AnomalyError, detect_anomaly
 from .attention import scaled_dot_product_attention
 from .backend import DeviceError, set_default_device
+from .checkpoint import checkpoint
 from .dropout import dropout
 from .einsum import einsum
 from .embedding import embedding
@@ -20,6 +21,7 @@ from .functional import hvp, jacobian, jvp, vjp
 from .gelu import erf, gelu
 from .gradcheck import GradientError, gradcheck
 from .layernorm import layer_norm, rms_norm
+from .linear import linear
 from .losses import (
     binary_cross_entropy_with_logits,
     cross_entropy,

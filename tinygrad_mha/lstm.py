@@ -73,8 +73,9 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, reverse=F
     of rows. So the input products of all steps are one matrix product, and so is each gradient of
     a weight.
 
-    *One tanh.* sigmoid(a) = (1 + tanh(a/2)) / 2, so with the rows of i, f and o halved beforehand
-    one call serves all four gates.
+    *Gates in place.* sigmoid(a) = 1 / (1 + e^−a), so it is −a that is computed, from −x; one
+    exponential serves the three sigmoids, and tanh(−a_g) is −g. The exponential may overflow:
+    1 / (1 + ∞) is the 0 that it should be.
 
     *Backward.* With dh and dc, the gradients of h' and c', the steps in reverse are
         6, 5  dc += dh · o (1 − s²)        4, 2  da_i = dc · g i (1 − i)    da_f = dc · c f (1 − f)
@@ -86,60 +87,52 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, reverse=F
     _check(x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     m, n = xp(x), w_hh.shape[1]
     plan = plan_steps(x, lengths, reverse)
-    halves, order_of_gates = _halves(w_hh), _IFOG
     tokens = plan.pack(x)  # (N, I)
 
-    # 1 for all steps at once, as far as it does not depend on h. Gates from here on: i f o g.
-    a = tokens @ (_gates(w_ih, order_of_gates) * halves).T  # (N, 4H)
+    # 1 for all steps at once, as far as it does not depend on h; with the sign of −a
+    a = -tokens @ w_ih.T  # (N, 4H)
     bias = _total_bias(b_ih, b_hh)
     if bias is not None:
-        a += _gates(bias, order_of_gates) * halves[:, 0]
-    recurrent = m.ascontiguousarray((_gates(w_hh, order_of_gates) * halves).T)  # (H, 4H)
-    h, c = plan.sort(h0), plan.sort(c0)  # (B, H), updated in place as the texts proceed
-    hs, cs, ss = (m.empty((len(tokens), n), x.dtype) for _ in range(3))
-    first_h, first_c = h * 1, c * 1
-    from_h, ig = m.empty((len(h), 4 * n), x.dtype), m.empty((len(h), n), x.dtype)
-    for rows, count in plan.steps:
-        h_t, c_t, gates = h[:count], c[:count], a[rows]
-        gates += m.matmul(h_t, recurrent, out=from_h[:count])  # 1
-        m.tanh(gates, out=gates)  # 2, 3
-        ifo = gates[:, : 3 * n]
-        ifo *= 0.5
-        ifo += 0.5
-        c_t *= gates[:, n : 2 * n]  # 4
-        c_t += m.multiply(gates[:, :n], gates[:, 3 * n :], out=ig[:count])
-        cs[rows] = c_t
-        s_t = m.tanh(c_t, out=ss[rows])  # 5
-        m.multiply(gates[:, 2 * n : 3 * n], s_t, out=h_t)  # 6
-        hs[rows] = h_t
+        a -= bias
+    many = len(tokens) > 4 * n  # steps enough for a copy of the weight to pay
+    recurrent = m.ascontiguousarray(w_hh.T) if many else w_hh.T  # (H, 4H)
+    first_h, first_c = plan.sort(h0), plan.sort(c0)  # (B, H)
+    hs, cs, ss, gs = (m.empty((len(tokens), n), x.dtype) for _ in range(4))
+    from_h, ig = m.empty((len(first_h), 4 * n), x.dtype), m.empty((len(first_h), n), x.dtype)
+    h, c = first_h[:0], first_c[:0]  # what the step before left
+    with np.errstate(over="ignore"):
+        for rows, count in plan.steps:
+            h, c = (_resized(*state, count) for state in ((h, first_h), (c, first_c)))
+            gates, h_t, c_t = a[rows], hs[rows], cs[rows]
+            gates -= m.matmul(h, recurrent, out=from_h[:count])  # 1
+            g = m.tanh(gates[:, 2 * n : 3 * n], out=gs[rows])  # 3: this is −g
+            m.exp(gates, out=gates)  # 2: those of g are of no use, but one call is faster than two
+            gates += 1
+            m.reciprocal(gates, out=gates)
+            m.multiply(gates[:, n : 2 * n], c, out=c_t)  # 4
+            c_t -= m.multiply(gates[:, :n], g, out=ig[:count])
+            s_t = m.tanh(c_t, out=ss[rows])  # 5
+            h, c = m.multiply(gates[:, 3 * n :], s_t, out=h_t), c_t  # 6
     y = plan.unpack(hs)
 
-    def pullback(gs):
-        dy, dh_n, dc_n = gs
-        dh = m.zeros_like(h) if dh_n is None else plan.sort(dh_n)
-        dc = m.zeros_like(c) if dc_n is None else plan.sort(dc_n)
+    def pullback(d):
+        dy, dh_n, dc_n = d
+        dh = m.zeros_like(first_h) if dh_n is None else plan.sort(dh_n)
+        dc = m.zeros_like(first_c) if dc_n is None else plan.sort(dc_n)
         dys = None if dy is None else plan.pack(dy)
         h_before, c_before = plan.before(first_h, hs), plan.before(first_c, cs)
-        i, f, o, g = (a[:, k * n : k * n + n] for k in range(4))
-
-        # the factors, for all steps at once
-        by_dc = m.empty((len(a), 3, n), x.dtype)  # da_i, da_f and da_g are dc times these
-        m.multiply(g * i, 1 - i, out=by_dc[:, 0])
-        m.multiply(c_before * f, 1 - f, out=by_dc[:, 1])
-        m.multiply(i, 1 - g * g, out=by_dc[:, 2])
-        by_dh = ss * o * (1 - o)  # da_o is dh times this
-        to_dc = o * (1 - ss * ss)
-        da = m.empty((len(a), 4, n), x.dtype)  # gates i f g o again, as in the weights
+        da, to_dc = _factors(a, gs, c_before, ss)
+        f, onto_dc = a[:, n : 2 * n], m.empty_like(dh)
+        by_gate = da.reshape(len(a), 4, n)
         for rows, count in reversed(plan.steps):
-            dh_t, dc_t, da_t = dh[:count], dc[:count], da[rows]
+            dh_t, dc_t, da_t = dh[:count], dc[:count], by_gate[rows]
             if dys is not None:
                 dh_t += dys[rows]
-            dc_t += dh_t * to_dc[rows]  # 6, 5
-            m.multiply(dc_t[:, None], by_dc[rows], out=da_t[:, :3])  # 4, 3, 2
-            m.multiply(dh_t, by_dh[rows], out=da_t[:, 3])  # 6, 2
+            dc_t += m.multiply(dh_t, to_dc[rows], out=onto_dc[:count])  # 6, 5
+            da_t[:, :3] *= dc_t[:, None]  # 4, 3, 2
+            da_t[:, 3] *= dh_t  # 6, 2
             dc_t *= f[rows]  # 4
-            m.matmul(da_t.reshape(count, 4 * n), w_hh, out=dh_t)  # 1
-        da = da.reshape(len(a), 4 * n)
+            m.matmul(da[rows], w_hh, out=dh_t)  # 1
         db = da.sum(axis=0)
         return (
             lambda: plan.unpack(da @ w_ih),
@@ -151,23 +144,48 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, reverse=F
             None if b_hh is None else db,
         )
 
-    return (y, plan.unsort(h), plan.unsort(c)), pullback
+    return (y, plan.unsort(plan.after(first_h, hs)), plan.unsort(plan.after(first_c, cs))), pullback
 
 
-_IFOG = (0, 1, 3, 2)  # where i f o g stand among i f g o
+def _resized(state, first, count):
+    """The state of the first ``count`` texts: some have ended, or, in reverse, some begin."""
+    if count <= len(state):
+        return state[:count]
+    return xp(state).concatenate((state, first[len(state) : count]))
 
 
-def _gates(w, order):
-    """The four blocks of rows of a weight (4H, ...) in another order."""
-    n = w.shape[0] // 4
-    return xp(w).concatenate([w[k * n : k * n + n] for k in order])
+AT_A_TIME = 1 << 14  # numbers: a dozen arrays of that size stay in the processor's cache
 
 
-def _halves(w_hh):
-    """(4H, 1): 1/2 for the rows of the three sigmoids, 1 for g's (the last, after reordering)."""
-    halves = xp(w_hh).ones((w_hh.shape[0], 1), w_hh.dtype)
-    halves[: 3 * w_hh.shape[1]] *= 0.5
-    return halves
+def _factors(gates, minus_g, c_before, s):
+    """What dc and dh are multiplied with: (N, 4H) for the gates i f g o, and (N, H) from dh to dc.
+
+    They do not depend on dc or dh, so they are computed before the loop, some rows at a time.
+    """
+    m, n = xp(s), s.shape[1]
+    factors, to_dc = m.empty_like(gates), m.empty_like(s)
+    rows_at_a_time = max(1, AT_A_TIME // max(n, 1)) if m is np else max(1, len(s))
+    for start in range(0, len(s), rows_at_a_time):
+        rows = slice(start, start + rows_at_a_time)
+        i, f, _, o = (gates[rows, k * n : k * n + n] for k in range(4))
+        g = minus_g[rows]
+        by_i, by_f, by_g, by_o = (factors[rows, k * n : k * n + n] for k in range(4))
+        x = i - 1
+        x *= i
+        m.multiply(x, g, out=by_i)  # g i (1 − i)
+        m.subtract(1, f, out=x)
+        x *= f
+        m.multiply(x, c_before[rows], out=by_f)  # c f (1 − f)
+        m.multiply(g, g, out=x)
+        m.subtract(1, x, out=x)
+        m.multiply(x, i, out=by_g)  # i (1 − g²)
+        m.subtract(1, o, out=x)
+        x *= o
+        m.multiply(x, s[rows], out=by_o)  # s o (1 − o)
+        m.multiply(s[rows], s[rows], out=x)
+        m.subtract(1, x, out=x)
+        m.multiply(x, o, out=to_dc[rows])  # o (1 − s²)
+    return factors, to_dc
 
 
 def _total_bias(b_ih, b_hh):
@@ -188,7 +206,9 @@ class Plan(NamedTuple):
     order: Array | None  # (B,) the text at each place of the order; None if they stand so already
     place: Array | None  # (B,) its inverse
     flat: Array | None  # (N,) where each packed row lies in (T * B); None if there are no pads
-    previous: Array  # (N,) the row of [initial state; packed rows] from which each row came
+    previous: Array | None  # (N,) the row of [first states; packed rows] from which each row came
+    last: Array | slice  # the packed row of the last step of each text that has one
+    reverse: bool
 
     def pack(self, x):
         """(T, B, ·) -> (N, ·)"""
@@ -212,7 +232,16 @@ class Plan(NamedTuple):
 
     def before(self, first, states):
         """(N, ·): the state that each packed row started from."""
-        return xp(first).concatenate((first, states))[self.previous]
+        m, batch = xp(first), len(first)
+        if self.previous is not None:
+            return m.concatenate((first, states))[self.previous]
+        return m.concatenate((states[batch:], first) if self.reverse else (first, states[:-batch]))
+
+    def after(self, first, states):
+        """(B, ·): the state that each text ended with."""
+        ended, last = first * 1, states[self.last]
+        ended[: len(last)] = last  # sorted by length: those that have no step are at the end
+        return ended
 
 
 def plan_steps(x, lengths, reverse) -> Plan:
@@ -226,7 +255,12 @@ def plan_steps(x, lengths, reverse) -> Plan:
     times = range(steps - 1, -1, -1) if reverse else range(steps)
     stretches = [(slice(int(starts[t]), int(starts[t + 1])), int(running[t])) for t in times]
 
-    # Row j of step t came from row j of the step before, or else from the initial state.
+    no_pads = bool(ends.size) and steps > 0 and bool((ends == steps).all())
+    if no_pads:
+        end = batch if reverse else steps * batch
+        last_rows = slice(end - batch, end)
+        return Plan((steps, batch), stretches, None, None, None, None, last_rows, reverse)
+    # Row j of step t came from row j of the step before, or else from the first state.
     t_of = np.repeat(np.arange(steps), running)
     text = np.arange(starts[-1]) - starts[t_of]
     came = t_of + (1 if reverse else -1)
@@ -235,14 +269,17 @@ def plan_steps(x, lengths, reverse) -> Plan:
     if steps:
         inside &= text < running[came]
     previous = np.where(inside, batch + starts[came] + text, text)
-    no_pads = sorted_already and starts[-1] == steps * batch
+    begun = np.flatnonzero(ends[order] > 0)
+    last = begun if reverse else starts[ends[order][begun] - 1] + begun
     return Plan(
         (steps, batch),
         stretches,
         None if sorted_already else place_like(order, x),
         None if sorted_already else place_like(np.argsort(order), x),
-        None if no_pads else place_like(t_of * batch + order[text], x),
+        place_like(t_of * batch + order[text], x),
         place_like(previous, x),
+        place_like(last, x),
+        reverse,
     )
 
 

@@ -17,6 +17,7 @@ from .backend import Array, check_device, default_device, place_like, to_device,
 from .dropout import dropout
 from .embedding import embedding, padding_row
 from .layernorm import layer_norm
+from .linear import linear
 from .lstm import lstm
 from .movement import concatenate, stack, swapaxes
 from .random import normal, threshold, uniform
@@ -358,8 +359,7 @@ class Linear(Module):
         self.bias = _uniform((out_features,), bound) if bias else None
 
     def forward(self, x: Any) -> Tensor:
-        y = x @ self.weight.T
-        return y if self.bias is None else y + self.bias
+        return linear(x, self.weight, self.bias)
 
     def describe(self) -> str:
         n_out, n_in = self.weight.shape

@@ -57,16 +57,27 @@ class Optimizer:
         """Change parameter ``p`` in place, given its gradient."""
         raise NotImplementedError(f"{type(self).__name__} has no update()")
 
-    def step(self) -> None:
-        """Change every parameter that has a gradient."""
+    def work(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> Iterator[Callable]:
+        """The same as functions without arguments, which may be called side by side."""
+        yield partial(self.update, p, g, state, group)
+
+    def step(self, workers: Any = None) -> None:
+        """Change every parameter that has a gradient.
+
+        ``workers``, if there are any, share the work: they have a ``count`` and a
+        ``map(f, items)`` that calls ``f`` on several items at once. No bit depends on them.
+        """
         with locks.lifted(p.data for p in self.params):  # detect_anomaly locks what a graph needs
+            jobs: list[Callable] = []
             for group in self.param_groups:
                 for p in group["params"]:
                     if p.grad is None:
                         continue
                     if p.grad.shape != p.shape:
                         raise ValueError(f"a parameter {p.shape} has a gradient {p.grad.shape}")
-                    self.update(p.data, p.grad.data, self.state[p], group)
+                    jobs += self.work(p.data, p.grad.data, self.state[p], group)
+            n = 1 if workers is None else workers.count
+            (workers.map if n > 1 else map_all)(call_all, [jobs[k::n] for k in range(n)])
 
     def zero_grad(self) -> None:
         """Forget the gradients: ``p.grad = None`` for every parameter."""
@@ -145,6 +156,15 @@ class Optimizer:
             what = ", ".join(f"{name}={group[name]}" for name in self.settings)
             groups.append(f"{len(group['params'])} parameters of {size:,} numbers: {what}")
         return f"{type(self).__name__}({'; '.join(groups)})"
+
+
+def call_all(jobs: Iterable[Callable]) -> None:
+    for job in jobs:
+        job()
+
+
+def map_all(f: Callable, items: Iterable) -> list:
+    return [f(item) for item in items]
 
 
 def _groups(params: Any, settings: dict, optimizer: str) -> list[dict]:
@@ -344,18 +364,25 @@ class Adam(Optimizer):
             raise ValueError(f"betas should be two numbers in [0, 1), not {group['betas']}")
 
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> None:
+        call_all(self.work(p, g, state, group))
+
+    def work(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> Iterator[Callable]:
         m = xp(p)
         if not state:
             state.update(step=0, mean=m.zeros(p.shape, p.dtype), square=m.zeros(p.shape, p.dtype))
         state["step"] += 1
         arrays = p, g, state["mean"], state["square"]
-        if not (group["lazy"] and p.ndim > 1):
+        if group["lazy"] and p.ndim > 1:
+            yield partial(self._move_rows, arrays, state["step"], group)
+        else:
             for piece in pieces(*arrays):
-                self._move(piece, state["step"], group)
-            return
+                yield partial(self._move, piece, state["step"], group)
+
+    def _move_rows(self, arrays: Sequence[Array], t: int, group: dict) -> None:
+        m, g = xp(arrays[1]), arrays[1]
         rows = m.flatnonzero(g.any(axis=tuple(range(1, g.ndim))))
         copies = [a[rows] for a in arrays]
-        self._move(copies, state["step"], group)
+        self._move(copies, t, group)
         for k in (0, 2, 3):
             arrays[k][rows] = copies[k]
 

@@ -89,6 +89,23 @@ def mask_stream(seed: int, step: int, first_row: int = 0) -> Any:
         s.seed, s.step, s.layer, s.first_row = before
 
 
+def masks() -> tuple[int, int, int, int]:
+    """This thread's place in the sequence of masks, for :func:`replay`."""
+    s = _stream
+    return s.seed, s.step, s.layer, s.first_row
+
+
+@contextmanager
+def replay(place: tuple[int, int, int, int]) -> Any:
+    """Inside, the masks are those that followed ``place``."""
+    s, before = _stream, masks()
+    s.seed, s.step, s.layer, s.first_row = place
+    try:
+        yield
+    finally:
+        s.seed, s.step, s.layer, s.first_row = before
+
+
 def next_mask(seed: int | MaskKey | None = None) -> MaskKey:
     """The key of the next mask; an explicit ``seed`` stands for itself and advances nothing."""
     if isinstance(seed, MaskKey):
@@ -106,17 +123,48 @@ def keep_mask(key: MaskKey, shape: tuple[int, ...], p: float) -> np.ndarray:
     Sixteen bits decide an element. A row begins at a whole block of the generator (256 bits), so
     that its bits depend on its number and not on the rows before it.
     """
-    drop = threshold(p)
-    if drop == 65536:  # no number of sixteen bits is so large, and to ask crashes NumPy 2.0
-        return np.zeros(shape, dtype=bool)
     rows = shape[0] if shape else 1
     size = int(np.prod(shape[1:], dtype=np.int64))
     blocks = -(-size // 16)  # a block is four words of 64 bits: sixteen elements
-    counter = [key.first_row * blocks, key.step, 0, 0]
+    kept = _keep(key, key.first_row * blocks, rows * blocks, p)
+    return kept.reshape(rows, blocks * 16)[:, :size].reshape(shape)
+
+
+def keep_rows(
+    key: MaskKey, shape: tuple[int, ...], p: float, index: tuple[int, ...], rows: slice
+) -> np.ndarray:
+    """``keep_mask(key, shape, p)[(*index, rows)]``, where only these bits are drawn.
+
+    ``index`` names all axes but the last two, and ``rows`` is a stretch of the next to last: so
+    the bits lie side by side, and one jump of the counter is enough.
+    """
+    count, width = rows.stop - rows.start, shape[-1]
+    if not index:  # the rows are along axis 0, and each begins at a block
+        return keep_mask(key._replace(first_row=key.first_row + rows.start), (count, width), p)
+    place = 0  # of the matrix inside its row of the batch
+    for i, n in zip(index[1:], shape[1:-2], strict=True):
+        place = place * n + i
+    start = (place * shape[-2] + rows.start) * width
+    stop = start + count * width
+    first, end = start // 16, -(-stop // 16)
+    blocks = -(-int(np.prod(shape[1:], dtype=np.int64)) // 16)
+    kept = _keep(key, (key.first_row + index[0]) * blocks + first, end - first, p)
+    return kept[start - first * 16 : stop - first * 16].reshape(count, width)
+
+
+def _keep(key: MaskKey, first: int, blocks: int, p: float) -> np.ndarray:
+    """What ``blocks`` blocks of the generator say, from block ``first`` on, as flat booleans."""
+    drop = threshold(p)
+    if drop == 65536:  # no number of sixteen bits is so large, and to ask crashes NumPy 2.0
+        return np.zeros(blocks * 16, dtype=bool)
     pair = np.array([key.seed % 2**64, key.layer], np.uint64)  # a list may become float64 in there
-    bits = np.random.Philox(key=pair, counter=counter)
-    words = bits.random_raw(rows * blocks * 4).astype("<u8", copy=False).view("<u2")
-    return (words.reshape(rows, blocks * 16)[:, :size] >= drop).reshape(shape)
+    bits = np.random.Philox(key=pair, counter=[first, key.step, 0, 0])
+    # All values of 64 bits are allowed, so these are the generator's words as they come. (So are
+    # those of bits.random_raw, which does not let other threads run meanwhile.)
+    words = np.random.Generator(bits).integers(
+        0, 2**64 - 1, blocks * 4, dtype=np.uint64, endpoint=True
+    )
+    return words.astype("<u8", copy=False).view("<u2") >= drop
 
 
 def threshold(p: float) -> int:

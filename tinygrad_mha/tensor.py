@@ -621,11 +621,13 @@ def backpropagate(
     targets: Sequence[Tensor] | None,
     create_graph: bool,
     release: bool = False,
+    since: int = -1,
 ) -> dict[Tensor, Any]:
     """Gradients of ``sum(<g, y> for y, g in roots)`` with respect to ``targets``.
 
     ``targets=None`` means every leaf. The gradients come as arrays, or as Tensors when
-    ``create_graph``; a target that the roots do not depend on is missing from the answer.
+    ``create_graph``; a target that the roots do not depend on is missing from the answer. What was
+    born before ``since`` counts as a leaf.
 
     A Tensor is always younger than the Tensors it was made from. So "newest first" is an order in
     which every gradient is complete before it is passed on, and no topological sort is needed.
@@ -657,7 +659,7 @@ def backpropagate(
 
     roots, watcher = list(roots), modes.watcher
     oldest = min((-1 if t.node is None else t.node.born for t in targets or ()), default=-1)
-    trail = history([y for y, _ in roots], after=oldest)
+    trail = history([y for y, _ in roots], after=max(oldest, since))
     useful = None if targets is None else _useful(trail, targets)
     keep = set(targets or ())
     with recording(create_graph):
