@@ -1,8 +1,13 @@
-"""A mini-batch cut into shards, one thread each.
+"""Several threads at work on one mini-batch, in one of two ways.
 
-NumPy lets go of the interpreter inside its loops and matrix products, so two threads that each
-work on half of a batch keep two cores busy. The BLAS library must then stay on one thread, or four
-would fight for the two cores.
+*Shards.* NumPy lets go of the interpreter inside its loops and matrix products, so two threads that
+each work on half of a batch keep two cores busy. The BLAS library must then stay on one thread, or
+four would fight for the two cores.
+
+*One for all.* Whoever lets go of the interpreter has to wait to get it back, some ten microseconds
+if another thread has it. Where a step of the LSTM has no more work than that, the threads mostly
+wait for each other. Then one thread computes the whole batch, and BLAS uses all of them for its
+matrix products.
 """
 
 from __future__ import annotations
@@ -17,9 +22,12 @@ import numpy as np
 
 from tinygrad_mha import Tensor, grad, memory
 from tinygrad_mha.tensor import inherit
-from tinygrad_mha.threads import cores, one_blas_thread
+from tinygrad_mha.threads import blas_threads, cores, one_blas_thread
 
-__all__ = ["Workers", "cores", "one_blas_thread", "shards"]
+__all__ = ["Workers", "cores", "one_blas_thread", "shards", "shards_for"]
+
+# numbers in the state of an LSTM, for one shard; measured on two cores (bench/LOG.md)
+ENOUGH_FOR_A_SHARD = 2048
 
 
 def shards(rows: int, workers: int) -> list[slice]:
@@ -33,22 +41,39 @@ def shards(rows: int, workers: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(ends)]
 
 
-class Workers:
-    """Threads that compute the gradients of one batch together.
+def shards_for(rows: int, width: int, workers: int) -> int:
+    """Into how many shards to cut a batch of ``rows`` texts, for LSTM states of ``width``.
 
-    The sum over shards is always taken in the order of the shards, so the result does not depend
-    on which thread was faster. Use it as a context manager.
+    >>> shards_for(32, 256, 2), shards_for(32, 64, 2)
+    (2, 1)
+    """
+    return workers if rows * width >= ENOUGH_FOR_A_SHARD * workers else 1
+
+
+class Workers:
+    """Threads that compute the gradients of one batch together. A context manager.
+
+    Parameters
+    ----------
+    count : int
+        Threads.
+    shards : int, optional
+        Into how many parts a batch is cut: ``count`` (as many as there are threads) or 1. The sum
+        over shards is taken in their order, so that no bit depends on which thread was faster.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, shards: int | None = None) -> None:
         self.count = count
+        self.shards = count if shards is None else shards
         self._pool: ThreadPoolExecutor | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Workers:
-        self._stack.enter_context(one_blas_thread())
         self._stack.enter_context(memory.kept())
-        if self.count > 1:
+        if self.shards == 1:
+            self._stack.enter_context(blas_threads(self.count))
+        else:
+            self._stack.enter_context(one_blas_thread())
             self._pool = self._stack.enter_context(ThreadPoolExecutor(self.count))
         return self
 
@@ -62,8 +87,8 @@ class Workers:
         return list(self._pool.map(inherit(f), items))
 
     def cut(self, rows: int) -> list[slice]:
-        """``rows`` cut into a stretch for each thread."""
-        return shards(rows, self.count)
+        """``rows`` cut into shards."""
+        return shards(rows, self.shards)
 
     def gradients(
         self,

@@ -20,7 +20,7 @@ from . import recompute
 from .dataset import Dataset
 from .errors import InputError, one_line
 from .metrics import confusion_matrix, scores
-from .parallel import Workers, cores
+from .parallel import Workers, cores, shards_for
 from .text import (
     SPECIALS,
     BucketedBatches,
@@ -243,7 +243,9 @@ def train(
         )
     run = Run(trained, settings, batches, weight)
     best, best_loss, waited, history = model.state_dict(), float("inf"), 0, []
-    with Workers(settings.workers) as workers:
+    width = settings.d_model // (2 if settings.bidirectional else 1)
+    cut = shards_for(settings.batch_size, width, settings.workers)
+    with Workers(settings.workers, cut) as workers:
         for epoch in range(settings.epochs):
             said = run.epoch(epoch, workers, progress)
             loss, accuracy = measure(trained, stop_ids, stop_targets, weight)

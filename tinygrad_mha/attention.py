@@ -172,8 +172,8 @@ def dense_attention(q, k, v, mask, is_causal, dropout_p, scale, seed, recompute)
         if dropout_p:
             g = g * grow
         dq, dk, dv = _like(q), _like(k), _like(v)
-        for k_th, part in enumerate(pieces):
-            p, keep = weights(part) if recompute else kept[k_th]
+        for place, part in enumerate(pieces):
+            p, keep = weights(part) if recompute else kept[place]
             pm = p if keep is None else p * keep
             m.matmul(mT(pm), g[part], out=dv[part])
             ds = m.matmul(g[part], mT(v[part]))

@@ -384,9 +384,13 @@ class Op:
         several = len(y) if type(y) is tuple else 0
         node = None
         if tracked and modes.recording:
-            params = {name: frozen(x) for name, x in params.items()}
+            if params:
+                params = {name: frozen(x) for name, x in params.items()}
             node = Node(self, args, given, params, pullback, several)
-        y = tuple(self._settle(k, arrays) for k in y) if several else self._settle(y, arrays)
+        if several:
+            y = tuple(self._settle(k, arrays) for k in y)
+        elif not (type(y) is type(arrays[0]) is np.ndarray and y.dtype is arrays[0].dtype):
+            y = self._settle(y, arrays)  # the usual case is settled
         kind = "f" if several else y.dtype.kind  # type: ignore[union-attr]
         if kind != "f":
             node = None  # x.astype(int): a staircase, no gradient flows through it
@@ -646,7 +650,7 @@ def backpropagate(
                     f"shape {d.shape}, which is neither that shape nor a broadcast of it"
                 )
             d = REGISTRY["sum_to"](d, shape=x.data.shape)
-        if d.dtype != x.data.dtype:
+        if d.dtype is not x.data.dtype and d.dtype != x.data.dtype:
             d = d.astype(x.data.dtype)
         if x not in gradients:
             gradients[x] = d
@@ -695,7 +699,13 @@ def backpropagate(
                 if watcher is not None:
                     watcher.pulled(node, ds, wants)
                 for x, d, w in zip(node.inputs, ds, wants, strict=True):
-                    if w and d is not None:
+                    if not w or d is None:
+                        continue
+                    a = x.data
+                    fits = type(d) is type(a) and d.shape == a.shape and d.dtype is a.dtype
+                    if fits and x not in gradients:
+                        gradients[x] = d  # the usual case
+                    else:
                         accumulate(x, d, node.op)
             if release:
                 node.release()
@@ -735,7 +745,7 @@ def history(roots: Iterable[Tensor], after: int = -1) -> list[Tensor]:
                 f"the graph behind this {node.op.name} was released by an earlier backward(); "
                 "to go through it twice, call backward(retain_graph=True) the first time"
             )
-        new = [x for x in node.inputs if wanted(x) and x not in found]
+        new = [x for x in node.inputs if isinstance(x, Tensor) and x.tracked and x not in found]
         found.update(new)
         todo += new
     found = {t for t in found if t.node is not None and t.node.born > after}
@@ -746,8 +756,10 @@ def _useful(trail: list[Tensor], targets: Sequence[Tensor]) -> set[Tensor]:
     """The targets and every Tensor computed from them: only these need a gradient."""
     useful = set(targets)
     for t in trail:
-        if any(isinstance(x, Tensor) and x in useful for x in t.node.inputs):
-            useful.add(t)
+        for x in t.node.inputs:
+            if isinstance(x, Tensor) and x in useful:
+                useful.add(t)
+                break
     return useful
 
 

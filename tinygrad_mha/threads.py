@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from typing import Any
 
 _lock = threading.Lock()
-_users = 0
-_limit: Any = None
+_wishes: list[int] = []  # for how many BLAS threads, by those who are inside blas_threads() now
+_outside: Any = None  # what to go back to when the last one has left
 
 
 @functools.cache
@@ -31,20 +31,30 @@ def _blas() -> Any:
 
 
 @contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread, for the whole process: the first in sets it, the last out resets it."""
-    global _users, _limit
+def blas_threads(count: int) -> Iterator[None]:
+    """BLAS on so many threads, for the whole process: the first in sets it, the last out resets it.
+
+    While several are inside, the smallest wish counts.
+    """
+    global _outside
     with _lock:
-        _users += 1
-        if _users == 1:
-            _limit = _blas().limit(limits=1)
+        before = _blas().limit(limits=min([count, *_wishes]))
+        _outside = _outside if _wishes else before
+        _wishes.append(count)
     try:
         yield
     finally:
         with _lock:
-            _users -= 1
-            if _users == 0:
-                _limit.restore_original_limits()
+            _wishes.remove(count)
+            if _wishes:
+                _blas().limit(limits=min(_wishes))
+            else:
+                _outside.restore_original_limits()
+
+
+def one_blas_thread() -> Any:
+    """BLAS on one thread: for those who start threads themselves."""
+    return blas_threads(1)
 
 
 def cores() -> int:

@@ -10,7 +10,7 @@ from work import CLASSES, DROPOUT, HEADS, RATE, SIZES, measure
 
 import tinygrad_mha as tg
 from tinygrad_mha.models import TextClassifier
-from tinygrad_mha.models.parallel import Workers
+from tinygrad_mha.models.parallel import Workers, shards_for
 from tinygrad_mha.random import mask_stream
 
 
@@ -22,7 +22,8 @@ def main(name: str, what: str, threads: str) -> None:
     adam = tg.optim.Adam(parameters, lr=RATE)
     count = 0
 
-    with Workers(int(threads)) as workers:
+    cut = shards_for(size.batch, size.d_model, int(threads))
+    with Workers(int(threads), cut) as workers:
 
         def train(ids, targets):
             nonlocal count
