@@ -391,7 +391,7 @@ class Op:
             y = tuple(self._settle(k, arrays) for k in y)
         elif not (type(y) is type(arrays[0]) is np.ndarray and y.dtype is arrays[0].dtype):
             y = self._settle(y, arrays)  # the usual case is settled
-        kind = "f" if several else y.dtype.kind  # type: ignore[union-attr]
+        kind = "f" if several else y.dtype.kind
         if kind != "f":
             node = None  # x.astype(int): a staircase, no gradient flows through it
             if tensors and kind not in "iub":
