@@ -77,7 +77,8 @@ def main() -> None:
         from chart import bars
 
         what = {"train": "Training step", "infer": "Forward pass"}[options.what]
-        bars(options.picture, f"{what}: time ÷ ours", list(map(str, options.sizes)), drawn)
+        whose = "time" if len(drawn) > 1 else "PyTorch's time"
+        bars(options.picture, f"{what}: {whose} ÷ ours", list(map(str, options.sizes)), drawn)
 
 
 if __name__ == "__main__":
