@@ -11,11 +11,14 @@ EQUIVALENT = {
     # Shortcuts: without them the general way computes the same numbers, only more slowly.
     "div:over:5:branch:2": "a shortcut: without a zero in x the two quotients are one",
     "einsum:way_back:15:branch:1": "a shortcut: without repeated labels the diagonal is all",
-    "engine:backpropagate:36:branch:2": "a shortcut: a sum in place saves an array",
-    "engine:backpropagate:67:branch:1": "a shortcut: asked for nothing, an op gives None",
+    "engine:_useful:5:branch:1": "a shortcut: gradients that nobody asked for change no other",
+    "engine:backpropagate:34:branch:2": "a shortcut: a sum in place saves an array",
+    "engine:backpropagate:69:branch:1": "a shortcut: asked for nothing, an op gives None",
+    "lstm:_factors:7:comparison:1": "how many rows are computed at a time",
     "matmul:db:2:wrong-name:2": "a shortcut: one large product for many small ones",
     "pow:da:2:branch:2": "a shortcut: for a whole exponent the general rule gives the same",
     "pow:da:2:drop-term:6": "a shortcut: for the exponent 0 the general rule gives zeros too",
+    "scaled_dot_product_attention:pullback:6:branch:1": "computed again, p has the same bits",
     # What the edit changes makes no difference where it is used.
     "erf:dx:1:off-by-one:2": "e^(-z²) is 0 in floating-point numbers at 30 as at 31",
     "erf:dx:1:swap:1": "clip(-30, x, 30) is what clip(x, -30, 30) is, and has its gradient",

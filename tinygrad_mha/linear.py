@@ -44,7 +44,7 @@ def linear(x, weight, bias=None):
         return (
             lambda: from_rows(dy @ weight, order, x.shape),
             lambda: dy.T @ rows,
-            None if bias is None else lambda: dy.sum(axis=0),
+            lambda: dy.sum(axis=0),
         )
 
     return from_rows(y, order, (*x.shape[:-1], len(weight))), pullback

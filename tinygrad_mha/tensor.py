@@ -650,7 +650,7 @@ def backpropagate(
                     f"shape {d.shape}, which is neither that shape nor a broadcast of it"
                 )
             d = REGISTRY["sum_to"](d, shape=x.data.shape)
-        if d.dtype is not x.data.dtype and d.dtype != x.data.dtype:
+        if d.dtype != x.data.dtype:
             d = d.astype(x.data.dtype)
         if x not in gradients:
             gradients[x] = d
