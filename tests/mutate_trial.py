@@ -38,7 +38,8 @@ HERE = Path(__file__).parent
 CERTIFICATE = "test_ops.py"
 # Tests by hand, for what no random input meets: kinks, infinities, rows of nothing.
 BY_HAND = ["test_engine.py", "test_primitives.py", "test_fused_ops.py", "test_losses.py",
-           "test_gelu.py", "test_einsum.py", "test_anomaly.py", "test_tiled_attention.py"]  # fmt: skip
+           "test_gelu.py", "test_einsum.py", "test_anomaly.py",
+           "test_tiled_attention.py"]  # fmt: skip
 ENGINE_OPS = ("mul", "concatenate", "softmax", "split")  # one of each kind, to try the engine on
 EXAMPLES = 30  # of each test of the certificate, as in the default run
 INPUTS = 1000  # that a survivor is compared on
