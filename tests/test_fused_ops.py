@@ -1003,3 +1003,14 @@ def test_attention_leaves_the_heads_where_they_are():
     assert y.data.transpose(2, 0, 1, 3).flags.c_contiguous
     for d in tg.grad(y, heads, rng.standard_normal(y.shape)):
         assert d.data.transpose(2, 0, 1, 3).flags.c_contiguous
+
+
+def test_attention_whose_scores_are_all_far_below_zero():
+    """e^−101 is no ordinary float32 any more: without the row maximum p would lose its digits."""
+    rng = np.random.default_rng(0)
+    q = np.full((1, 3, 4), -1.0, np.float32)
+    k = np.float32(101 / 4) + rng.standard_normal((1, 5, 4)).astype(np.float32)
+    v = rng.standard_normal((1, 5, 2)).astype(np.float32)
+    y = tg.scaled_dot_product_attention(q, k, v, scale=1.0)
+    exact = tg.scaled_dot_product_attention(*(x.astype(float) for x in (q, k, v)), scale=1.0)
+    np.testing.assert_allclose(y, exact, rtol=1e-4, atol=1e-5)
