@@ -1,13 +1,9 @@
-"""Several threads at work on one mini-batch, in one of two ways.
+"""Several workers on one mini-batch: each computes the gradients of its *shard*, some of the rows.
 
-*Shards.* NumPy lets go of the interpreter inside its loops and matrix products, so two threads that
-each work on half of a batch keep two cores busy. The BLAS library must then stay on one thread, or
-four would fight for the two cores.
-
-*One for all.* Whoever lets go of the interpreter has to wait to get it back, some ten microseconds
-if another thread has it. Where a step of the LSTM has no more work than that, the threads mostly
-wait for each other. Then one thread computes the whole batch, and BLAS uses all of them for its
-matrix products.
+The workers are processes where that is possible (see processes.py), else threads: NumPy lets go of
+the interpreter inside its loops and matrix products, so two threads that each work on half of a
+batch keep two cores busy if the batch is large. Either way the BLAS library must stay on one
+thread, or four would fight for two cores; and either way the result is the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -22,12 +18,16 @@ import numpy as np
 
 from tinygrad_mha import Tensor, grad, memory
 from tinygrad_mha.tensor import inherit
-from tinygrad_mha.threads import blas_threads, cores, one_blas_thread
+from tinygrad_mha.threads import cores, one_blas_thread
+
+from . import processes
 
 __all__ = ["Workers", "cores", "one_blas_thread", "shards", "shards_for"]
 
-# numbers in the state of an LSTM, for one shard; measured on two cores (bench/LOG.md)
-ENOUGH_FOR_A_SHARD = 2048
+Job = Callable[..., Any]  # job(rows, *batch), for a stretch of rows of the batch
+
+# numbers in the state of an LSTM that make a shard worth its overhead (bench/LOG.md)
+ENOUGH_FOR_A_SHARD = 512
 
 
 def shards(rows: int, workers: int) -> list[slice]:
@@ -44,44 +44,64 @@ def shards(rows: int, workers: int) -> list[slice]:
 def shards_for(rows: int, width: int, workers: int) -> int:
     """Into how many shards to cut a batch of ``rows`` texts, for LSTM states of ``width``.
 
-    >>> shards_for(32, 256, 2), shards_for(32, 64, 2)
-    (2, 1)
+    >>> shards_for(32, 64, 2), shards_for(32, 64, 64), shards_for(4, 16, 2)
+    (2, 4, 1)
     """
-    return workers if rows * width >= ENOUGH_FOR_A_SHARD * workers else 1
+    return max(1, min(workers, rows * width // ENOUGH_FOR_A_SHARD))
 
 
 class Workers:
-    """Threads that compute the gradients of one batch together. A context manager.
+    """Processes or threads that compute the gradients of one batch together. A context manager.
 
     Parameters
     ----------
     count : int
-        Threads.
+        How many cores to use.
+    jobs : sequence of functions, optional
+        What :meth:`gradients` and :meth:`run` will be asked to do. Given these, the shards are
+        computed by processes where that is possible; without them by threads. A process inherits
+        the functions with everything they refer to, as it is on entering.
+    parameters : sequence of Tensors
+        What the gradients are taken for. Of all that the jobs refer to, only these may change
+        later on.
     shards : int, optional
-        Into how many parts a batch is cut: ``count`` (as many as there are threads) or 1. The sum
-        over shards is taken in their order, so that no bit depends on which thread was faster.
+        Into how many parts a batch is cut: by default ``count``. The sum over shards is taken in
+        their order, so that no bit depends on which one was ready first.
     """
 
-    def __init__(self, count: int, shards: int | None = None) -> None:
-        self.count = count
+    def __init__(
+        self,
+        count: int,
+        jobs: Sequence[Job] = (),
+        parameters: Sequence[Tensor] = (),
+        shards: int | None = None,
+    ) -> None:
+        self.count, self.jobs, self.parameters = count, list(jobs), list(parameters)
         self.shards = count if shards is None else shards
+        self.processes: processes.Processes | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Workers:
-        self._stack.enter_context(memory.kept())
-        if self.shards == 1:
-            self._stack.enter_context(blas_threads(self.count))
-        else:
-            self._stack.enter_context(one_blas_thread())
-            self._pool = self._stack.enter_context(ThreadPoolExecutor(self.count))
+        with ExitStack() as stack:
+            stack.enter_context(memory.kept())
+            stack.enter_context(one_blas_thread())
+            on_host = all(isinstance(p.data, np.ndarray) for p in self.parameters)
+            if self.shards > 1 and self.jobs and on_host and processes.possible():
+                self.processes = stack.enter_context(
+                    processes.Processes(self.shards - 1, self.jobs, self.parameters)
+                )
+            if self.count > 1:  # it starts its threads when they are needed, so after the fork
+                self._pool = stack.enter_context(ThreadPoolExecutor(self.count))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._stack.close()
+        self._stack.__exit__(*exception)
+        self.processes = self._pool = None
 
     def map(self, f: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """``[f(item) for item in items]``, side by side."""
+        """``[f(item) for item in items]``, side by side in threads."""
         if self._pool is None or len(items) == 1:
             return [f(item) for item in items]
         return list(self._pool.map(inherit(f), items))
@@ -90,39 +110,71 @@ class Workers:
         """``rows`` cut into shards."""
         return shards(rows, self.shards)
 
+    def run(self, job: Job, rows: int, *batch: Any) -> list[Any]:
+        """``job(part, *batch)`` for each shard of ``rows`` rows."""
+        parts = self.cut(rows)
+        if self.processes is not None and len(parts) > 1:
+            return self.processes.run(
+                lambda f, part: quiet(f, part, *batch), job, False, parts, batch
+            )
+        return self.map(lambda part: quiet(job, part, *batch), parts)
+
     def gradients(
-        self,
-        loss_of: Callable[[slice], tuple[Tensor, Any]],
-        parameters: Sequence[Tensor],
-        rows: int,
+        self, loss_of: Job, parameters: Sequence[Tensor], rows: int, *batch: Any
     ) -> list[Any]:
         """Leave the gradients of Σ loss_of(shard) in ``.grad``; return what else the shards said.
 
-        ``loss_of(rows)`` gives ``(loss, anything)`` for a stretch of rows of the batch.
+        ``loss_of(part, *batch)`` gives ``(loss, anything)`` for a stretch of rows of the batch.
         """
+        parts = self.cut(rows)
 
-        def one(part: slice) -> tuple[list[Tensor], Any]:
-            # A run that blows up is noticed by its loss, not by warnings of each operation. NumPy
-            # keeps this setting by thread.
-            with np.errstate(over="ignore", invalid="ignore"):
-                loss, said = loss_of(part)
-                return grad(loss, parameters), said
+        def own(loss_of: Job, part: slice) -> tuple[list[Tensor], Any]:
+            return differentiate(loss_of, parameters, part, batch)
 
-        results = self.map(one, self.cut(rows))
-        sums = results[0][0]
-        for p, total in zip(parameters, sums, strict=True):
+        if self.processes is not None and len(parts) > 1:
+            (first, said), *others = self.processes.run(own, loss_of, True, parts, batch)
+            found = [first, *(child.gradients for child in self.processes.children)]
+            said = [said, *others]
+        else:
+            results = self.map(lambda part: own(loss_of, part), parts)
+            found = [list(gradients) for gradients, _ in results]
+            said = [words for _, words in results]
+        self._add_up(parameters, found[: len(parts)])
+        return said
+
+    def _add_up(self, parameters: Sequence[Tensor], found: list[list[Any]]) -> None:
+        """Σ over shards, in their order, in ``.grad``; grad() gave us the memory of the first."""
+        for p, total in zip(parameters, found[0], strict=True):
             p.grad = total
 
         def add(k: int) -> None:
             """Each thread adds up a stretch of every gradient, shard after shard."""
-            for place, total in enumerate(sums):
+            for total, *others in zip(*found, strict=True):
                 part = _stretch(total.data, k, self.count)
-                for more, _ in results[1:]:
-                    part += _stretch(more[place].data, k, self.count)
+                for more in others:
+                    more = more.data if isinstance(more, Tensor) else more
+                    part += _stretch(more, k, self.count)
 
-        if len(results) > 1:  # grad() gave us this memory, so we may add to it
+        if len(found) > 1:
             self.map(add, range(self.count))
-        return [said for _, said in results]
+
+
+def quiet(job: Job, part: slice, *batch: Any) -> Any:
+    """Call it. A run that blows up is noticed by its loss, not by warnings of each operation.
+
+    NumPy keeps this setting by thread.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return job(part, *batch)
+
+
+def differentiate(
+    loss_of: Job, parameters: Sequence[Tensor], part: slice, batch: Sequence[Any]
+) -> tuple[list[Tensor], Any]:
+    """The gradients of one shard, and what else it said."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss, said = loss_of(part, *batch)
+        return grad(loss, parameters), said
 
 
 def _stretch(a: Any, k: int, count: int) -> Any:

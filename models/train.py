@@ -245,10 +245,11 @@ def train(
     best, best_loss, waited, history = model.state_dict(), float("inf"), 0, []
     width = settings.d_model // (2 if settings.bidirectional else 1)
     cut = shards_for(settings.batch_size, width, settings.workers)
-    with Workers(settings.workers, cut) as workers:
+    jobs = run.loss_of, trained.scores
+    with Workers(settings.workers, jobs, run.parameters, cut) as workers:
         for epoch in range(settings.epochs):
             said = run.epoch(epoch, workers, progress)
-            loss, accuracy = measure(trained, stop_ids, stop_targets, weight)
+            loss, accuracy = measure(trained, stop_ids, stop_targets, weight, workers)
             history.append({**said, "valid_loss": loss, "valid_accuracy": accuracy})
             if progress:
                 _report(epoch, history[-1])
@@ -316,9 +317,11 @@ class Run:
         """One pass over the training rows; returns what the progress bar showed last."""
         from tqdm import tqdm
 
-        self.model.train()
+        class Bar(tqdm):
+            monitor_interval = 0  # no thread that watches it: processes start only without threads
+
         loss_sum, hits, rows_seen, tokens, began = 0.0, 0, 0, 0, time.perf_counter()
-        bar = tqdm(
+        bar = Bar(
             self.batches.epoch(epoch),
             total=len(self.batches),
             desc=f"epoch {epoch + 1}/{self.settings.epochs}",
@@ -363,27 +366,39 @@ class Run:
             ids = np.where(drop, Vocabulary.UNKNOWN, ids)
         scale = 1 / (len(targets) if self.weight is None else float(self.weight[targets].sum()))
 
-        def loss_of(part: slice) -> tuple[tg.Tensor, tuple[float, int]]:
-            with mask_stream(s.seed, step, part.start):
-                logits = self.model(ids[part], lengths[part])
-                loss = tg.cross_entropy(
-                    logits,
-                    targets[part],
-                    weight=self.weight,
-                    label_smoothing=s.label_smoothing,
-                    reduction="sum",
-                )
-            loss = loss * scale
-            right = (logits.numpy().argmax(axis=1) == targets[part]).sum()
-            return loss, (loss.item(), int(right))
-
-        said = workers.gradients(loss_of, self.parameters, len(targets))
+        batch = ids, lengths, targets, scale, step
+        said = workers.gradients(self.loss_of, self.parameters, len(targets), *batch)
         with np.errstate(over="ignore", invalid="ignore"):
             optim.clip_grad_norm(self.parameters, s.clip)
             self.optimizer.step(workers)
         self.schedule.step()
         self.step += 1
         return sum(loss for loss, _ in said), sum(right for _, right in said)
+
+    def loss_of(
+        self,
+        part: slice,
+        ids: np.ndarray,
+        lengths: np.ndarray,
+        targets: np.ndarray,
+        scale: float,
+        step: int,
+    ) -> tuple[tg.Tensor, tuple[float, int]]:
+        """What one shard adds to the loss of the batch; its value, and how many were right."""
+        s = self.settings
+        self.model.train()
+        with mask_stream(s.seed, step, part.start):
+            logits = self.model(ids[part], lengths[part])
+            loss = tg.cross_entropy(
+                logits,
+                targets[part],
+                weight=self.weight,
+                label_smoothing=s.label_smoothing,
+                reduction="sum",
+            )
+        loss = loss * scale
+        right = (logits.numpy().argmax(axis=1) == targets[part]).sum()
+        return loss, (loss.item(), int(right))
 
 
 def class_weights(targets: np.ndarray, classes: int, how: str) -> np.ndarray | None:
@@ -395,10 +410,14 @@ def class_weights(targets: np.ndarray, classes: int, how: str) -> np.ndarray | N
 
 
 def measure(
-    trained: TrainedClassifier, encoded: list, targets: np.ndarray, weight: np.ndarray | None
+    trained: TrainedClassifier,
+    encoded: list,
+    targets: np.ndarray,
+    weight: np.ndarray | None,
+    workers: Workers | None = None,
 ) -> tuple[float, float]:
     """Mean loss and accuracy on rows that do not train."""
-    logits = trained.logits(encoded)
+    logits = trained.logits(encoded, workers)
     loss = float(tg.cross_entropy(logits.astype(np.float64), targets, weight=weight))
     return loss, float((logits.argmax(axis=1) == targets).mean())
 

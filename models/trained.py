@@ -14,7 +14,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from .errors import InputError, quoted
 from .readers import check_label
 from .text import BucketedBatches, Vocabulary, tokenize
 from .text_classifier import POOLINGS, TextClassifier
+
+if TYPE_CHECKING:
+    from .parallel import Workers
 
 FORMAT = "tinygrad_mha text classifier"
 VERSION = 1
@@ -69,17 +72,28 @@ class TrainedClassifier:
         level, most = self.config["level"], self.config["max_len"]
         return [self.vocabulary.encode(tokenize(text, level), most) for text in texts]
 
-    def logits(self, encoded: Sequence[np.ndarray], batch_size: int = 128) -> np.ndarray:
+    def logits(
+        self, encoded: Sequence[np.ndarray], workers: Workers | None = None, batch_size: int = 128
+    ) -> np.ndarray:
         """Scores (N, classes) for token ids, in evaluation mode, in the order given."""
-        self.model.eval()
         answer = np.zeros((len(encoded), len(self.labels)), np.float32)
         batches = BucketedBatches(list(encoded), None, batch_size, shuffle=False)
-        with tg.no_grad(), np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             for ids, lengths, _, rows in batches.epoch(0):
-                answer[rows] = self.model(ids, lengths).numpy()
+                if workers is None:
+                    answer[rows] = self.scores(slice(None), ids, lengths)
+                else:
+                    parts = workers.run(self.scores, len(rows), ids, lengths)
+                    answer[rows] = np.concatenate(parts)
         if not np.isfinite(answer).all():
             raise RuntimeError("the scores are not finite; train again with a smaller --lr")
         return answer
+
+    def scores(self, part: slice, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Scores of some rows of a padded batch, in evaluation mode."""
+        self.model.eval()
+        with tg.no_grad():
+            return self.model(ids[part], lengths[part]).numpy()
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Class probabilities (N, classes), float32, each row summing to one."""

@@ -22,34 +22,33 @@ def main(name: str, what: str, threads: str) -> None:
     adam = tg.optim.Adam(parameters, lr=RATE)
     count = 0
 
+    def loss_of(rows, ids, targets, step):
+        with mask_stream(0, step, rows.start):
+            logits = model(ids[rows])
+            loss = tg.cross_entropy(logits, targets[rows], reduction="sum")
+        loss = loss * (1 / len(ids))
+        return loss, loss.item()
+
+    def score(rows, ids, targets):
+        with tg.no_grad():
+            logits = model(ids[rows])
+            return tg.cross_entropy(logits, targets[rows], reduction="sum").item()
+
+    if what == "infer":
+        model.eval()
     cut = shards_for(size.batch, size.d_model, int(threads))
-    with Workers(int(threads), cut) as workers:
+    with Workers(int(threads), (loss_of, score), parameters, cut) as workers:
 
         def train(ids, targets):
             nonlocal count
             count += 1
-
-            def loss_of(rows):
-                with mask_stream(0, count, rows.start):
-                    logits = model(ids[rows])
-                    loss = tg.cross_entropy(logits, targets[rows], reduction="sum")
-                loss = loss * (1 / len(ids))
-                return loss, loss.item()
-
-            said = workers.gradients(loss_of, parameters, len(ids))
+            said = workers.gradients(loss_of, parameters, len(ids), ids, targets, count)
             adam.step(workers)
             return sum(said)
 
         def infer(ids, targets):
-            def loss_of(rows):
-                with tg.no_grad():
-                    logits = model(ids[rows])
-                    return tg.cross_entropy(logits, targets[rows], reduction="sum").item()
+            return sum(workers.run(score, len(ids), ids, targets))
 
-            return sum(workers.map(loss_of, workers.cut(len(ids))))
-
-        if what == "infer":
-            model.eval()
         measure({"train": train, "infer": infer}[what], name)
 
 
