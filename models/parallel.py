@@ -127,6 +127,8 @@ class Workers:
         ``loss_of(part, *batch)`` gives ``(loss, anything)`` for a stretch of rows of the batch.
         """
         parts = self.cut(rows)
+        for p in parameters:
+            p.grad = None  # its memory is of use meanwhile
 
         def own(loss_of: Job, part: slice) -> tuple[list[Tensor], Any]:
             return differentiate(loss_of, parameters, part, batch)
@@ -174,7 +176,7 @@ def differentiate(
     """The gradients of one shard, and what else it said."""
     with np.errstate(over="ignore", invalid="ignore"):
         loss, said = loss_of(part, *batch)
-        return grad(loss, parameters), said
+        return grad(loss, parameters, retain_graph=False), said
 
 
 def _stretch(a: Any, k: int, count: int) -> Any:

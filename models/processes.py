@@ -9,6 +9,7 @@ seen by all; gradients come back the same way, and only the batch goes through a
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import signal
@@ -33,16 +34,16 @@ def possible() -> bool:
     return sys.platform.startswith("linux") and threading.active_count() == 1
 
 
-def shared_arrays(likes: Sequence[np.ndarray]) -> list[np.ndarray]:
+def shared_arrays(parameters: Sequence[Tensor]) -> list[np.ndarray]:
     """Arrays of the same shapes and dtypes, in memory that forks share for good; all zero."""
     starts, end = [], 0
-    for like in likes:
+    for p in parameters:
         starts.append(end)
-        end += -(-like.nbytes // LINE) * LINE
+        end += -(-p.data.nbytes // LINE) * LINE
     memory = mmap.mmap(-1, max(end, LINE))  # lives as long as an array refers to it
     return [
-        np.ndarray(like.shape, like.dtype, memory, start)
-        for like, start in zip(likes, starts, strict=True)
+        np.ndarray(p.shape, p.dtype, memory, start)
+        for p, start in zip(parameters, starts, strict=True)
     ]
 
 
@@ -98,10 +99,9 @@ class Processes:
     def __enter__(self) -> Processes:
         from multiprocessing import get_context
 
-        likes = [p.data for p in self.parameters]
-        self.weights = shared_arrays(likes)
+        self.weights = shared_arrays(self.parameters)
         self.share()
-        self.children = [Child(shared_arrays(likes)) for _ in range(self.count)]
+        self.children = [Child(shared_arrays(self.parameters)) for _ in range(self.count)]
         for child in self.children:
             # A daemon: should the parent end without leaving, it ends it.
             child.process = get_context("fork").Process(
@@ -156,6 +156,7 @@ class Processes:
     def _serve(self, me: Child) -> None:
         """The life of a child: until the parent closes its end of the pipe."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+        gc.freeze()  # what was inherited stays shared: the collector does not write to it
         for child in self.children:  # inherited; an end that is open here would never look closed
             child.ours.close()
             if child is not me:

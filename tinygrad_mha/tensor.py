@@ -309,6 +309,7 @@ class Op:
         sample: Callable | None = None,
         resolve: Callable | None = None,
         casts: bool = False,
+        without_way_back: Callable | None = None,
         registry: dict[str, Op] | None = None,
     ) -> None:
         self.name = self.__name__ = forward.__name__
@@ -316,6 +317,7 @@ class Op:
         self.forward, self.rules, self.reference = forward, rules, reference
         self.sample = sample  # rng -> (args, params): an example to try the op on
         self.resolve = resolve  # params -> params, once per call: draws a seed, say
+        self.without_way_back = without_way_back  # forward, but it returns y alone
         self.casts = casts  # whether the dtype of the result is the op's own business
         self._read_signature()
         registry = REGISTRY if registry is None else registry
@@ -336,6 +338,7 @@ class Op:
         self.defaults = {p.name: p.default for p in named if p.default is not p.empty}
         self.known = self.param_names.keys()
         self.required = self.known - self.defaults.keys()
+        self.simple = not (self.reference or self.variadic or named or self.resolve or self.casts)
         if self.reference is not None:
             if list(inspect.signature(self.reference).parameters) != list(parameters):
                 raise TypeError(f"{self.name}: the reference takes other arguments")
@@ -346,7 +349,13 @@ class Op:
         return f"<{'fused' if self.reference else 'primitive'} op {self.name}{self.__signature__}>"
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        if len(args) != self.arity or not self.required <= params.keys() <= self.known:
+        if self.simple and not params:
+            y = self._of_tensors(args)
+            if y is not None:
+                return y
+        if len(args) != self.arity or (
+            (params or self.required) and not self.required <= params.keys() <= self.known
+        ):
             args, params = self._bind(args, params)
         if self.defaults:
             params = self.defaults | params
@@ -370,23 +379,25 @@ class Op:
             args = tuple(a if isinstance(a, Tensor) else constant(a, self, weak) for a in args)
             arrays = [value(a) for a in args]
         given = arrays
+        forward, records = self.forward, tracked and modes.recording
         if self.reference is not None:
             arrays = in_one_dtype(arrays)
+            if self.without_way_back is not None and not records:
+                forward = self.without_way_back
         try:
-            y = self.forward(*arrays, **params)
+            y = forward(*arrays, **params)
         except (ValueError, TypeError, IndexError, OverflowError, AttributeError) as e:
             raise self._explain(e, arrays, params) from None
         pullback = None
-        if self.reference is not None:
+        if self.reference is not None and forward is self.forward:
             if type(y) is not tuple or len(y) != 2 or not callable(y[1]):
                 raise TypeError(f"{self.name}: a fused op's forward returns (y, pullback)")
             y, pullback = y
         several = len(y) if type(y) is tuple else 0
         node = None
-        if tracked and modes.recording:
-            if params:
-                params = {name: frozen(x) for name, x in params.items()}
-            node = Node(self, args, given, params, pullback, several)
+        if records:
+            kept = {name: frozen(x) for name, x in params.items()} if params else NOTHING
+            node = Node(self, args, given, kept, pullback, several)
         if several:
             y = tuple(self._settle(k, arrays) for k in y)
         elif not (type(y) is type(arrays[0]) is np.ndarray and y.dtype is arrays[0].dtype):
@@ -404,6 +415,33 @@ class Op:
         if modes.watcher is not None:
             modes.watcher.called(self, arrays, params, y if several else (y,), node)
         return tuple(_wrap(a, node, k) for k, a in enumerate(y)) if several else _wrap(y, node)
+
+    def _of_tensors(self, args: tuple) -> Tensor | None:
+        """The usual case in few steps: a primitive without parameters, given Tensors on the host.
+
+        None if it is not that usual; then the general case, in :meth:`__call__`, has its turn.
+        """
+        arrays, tracked = [], False
+        for a in args:
+            if not isinstance(a, Tensor):
+                return None
+            tracked = tracked or a.tracked
+            arrays.append(a.data)
+        if len(arrays) != self.arity or modes.watcher is not None:
+            return None
+        try:
+            y = self.forward(*arrays)
+        except Exception:
+            return None  # it will happen again, and be explained
+        if type(y) is not np.ndarray:
+            if not isinstance(y, np.generic):
+                return None
+            y = np.asarray(y)  # NumPy makes scalars of 0-d results
+        if y.dtype is not arrays[0].dtype or y.dtype.kind != "f":
+            return None
+        if tracked and modes.recording:
+            return _wrap(y, Node(self, args, arrays, NOTHING, None, 0))
+        return _wrap(y)
 
     def argument_name(self, k: int) -> str:
         """The name of the k-th array; its number, where the op takes any number of them."""
@@ -487,8 +525,13 @@ class Op:
             y, xs = (y, node.inputs) if create_graph else (y.data, node.arrays)
             if self.variadic:
                 return self._of_wanted(self.rules(g, y, *xs, **node.params), wants)
-            pairs = zip(self.rules, wants, strict=True)
-            return [rule(g, y, *xs, **node.params) if w else None for rule, w in pairs]
+            ds, params = [], node.params  # (loops, because a comprehension is a call in itself)
+            for rule, w in zip(self.rules, wants):  # noqa: B905  # one rule each
+                if not w:
+                    ds.append(None)
+                else:
+                    ds.append(rule(g, y, *xs, **params) if params else rule(g, y, *xs))
+            return ds
         if not create_graph:
             return self._of_wanted(node.pullback(g), wants)  # type: ignore[misc]
         self._check_data(node)
@@ -560,6 +603,7 @@ def fused(reference: Callable, **options: Any) -> Callable[[Callable], Op]:
     return lambda forward: Op(forward, reference=reference, **options)
 
 
+NOTHING: dict[str, Any] = {}  # the parameters of an op that has none; nobody writes to it
 PLAIN = {np.ndarray, float, int, bool, type(None)}  # what an op takes as it is, beside Tensors
 
 
@@ -685,10 +729,10 @@ def backpropagate(
                 nothing = g is None
             if nothing:
                 continue
-            wants = [
-                isinstance(x, Tensor) and x.tracked and (useful is None or x in useful)
-                for x in node.inputs
-            ]
+            wants = []
+            for x in node.inputs:
+                w = isinstance(x, Tensor) and x.tracked and (useful is None or x in useful)
+                wants.append(w)
             if True in wants:
                 if watcher is not None:
                     watcher.pulls(node, g)
@@ -698,15 +742,20 @@ def backpropagate(
                     raise _in_backward(e, node) from e
                 if watcher is not None:
                     watcher.pulled(node, ds, wants)
-                for x, d, w in zip(node.inputs, ds, wants, strict=True):
+                for x, d, w in zip(node.inputs, ds, wants):  # noqa: B905  # as many
                     if not w or d is None:
                         continue
                     a = x.data
-                    fits = type(d) is type(a) and d.shape == a.shape and d.dtype is a.dtype
-                    if fits and x not in gradients:
-                        gradients[x] = d  # the usual case
-                    else:
-                        accumulate(x, d, node.op)
+                    if type(d) is type(a) and d.shape == a.shape and d.dtype is a.dtype:
+                        before = gradients.get(x)
+                        if before is None:
+                            gradients[x] = d  # the usual case
+                            continue
+                        if x in owned:
+                            before += d
+                            gradients[x] = before  # a NumPy scalar is not changed in place
+                            continue
+                    accumulate(x, d, node.op)
             if release:
                 node.release()
     if targets is None:
@@ -735,9 +784,10 @@ def history(roots: Iterable[Tensor], after: int = -1) -> list[Tensor]:
     Only those born later than ``after``: what is older is not in the answer and not walked through.
     """
     todo = list(roots)
-    found = set(todo)
+    found, trail = set(todo), []
     while todo:
-        node = todo.pop().node
+        t = todo.pop()
+        node = t.node
         if node is None or node.born <= after:
             continue
         if node.inputs is None:
@@ -745,11 +795,13 @@ def history(roots: Iterable[Tensor], after: int = -1) -> list[Tensor]:
                 f"the graph behind this {node.op.name} was released by an earlier backward(); "
                 "to go through it twice, call backward(retain_graph=True) the first time"
             )
-        new = [x for x in node.inputs if isinstance(x, Tensor) and x.tracked and x not in found]
-        found.update(new)
-        todo += new
-    found = {t for t in found if t.node is not None and t.node.born > after}
-    return sorted(found, key=attrgetter("node.born"))
+        trail.append(t)
+        for x in node.inputs:
+            if isinstance(x, Tensor) and x.tracked and x not in found:
+                found.add(x)
+                todo.append(x)
+    trail.sort(key=attrgetter("node.born"))
+    return trail
 
 
 def _useful(trail: list[Tensor], targets: Sequence[Tensor]) -> set[Tensor]:
@@ -769,6 +821,7 @@ def grad(
     grad_output: Any = None,
     create_graph: bool = False,
     allow_unused: bool = False,
+    retain_graph: bool = True,
 ) -> list[Any]:
     """Gradients of ``sum(grad_output * output)`` with respect to each of ``inputs``.
 
@@ -785,6 +838,8 @@ def grad(
         Make the gradients differentiable themselves.
     allow_unused : bool
         Give None for an input that output does not depend on, instead of an error.
+    retain_graph : bool
+        False if the graph will not be needed again: its memory is released on the way.
 
     Returns
     -------
@@ -802,7 +857,8 @@ def grad(
         if not wanted(x):
             raise ValueError(f"grad: input {k} is no Tensor with requires_grad=True")
     seed = _seed(output, grad_output, "grad", create_graph)
-    found = backpropagate([(output, seed)], inputs, create_graph)
+    keep = retain_graph or create_graph
+    found = backpropagate([(output, seed)], inputs, create_graph, release=not keep)
     if modes.watcher is not None:
         modes.watcher.ends(found)
     handed_out = {id(value(seed)), id(value(grad_output))}
