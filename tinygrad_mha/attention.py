@@ -59,8 +59,14 @@ def _resolve(*, mask, is_causal, dropout_p, scale, seed, recompute):
     }
 
 
+def attention_without_way_back(q, k, v, **params):
+    """The same, when nobody will ask for a gradient: then no score is kept."""
+    return scaled_dot_product_attention.forward(q, k, v, **{**params, "recompute": True})[0]
+
+
 @fused(
     reference=scaled_dot_product_attention_reference,
+    without_way_back=attention_without_way_back,
     sample=normal((2, 3, 4), (2, 5, 4), (2, 5, 2)),
     resolve=_resolve,
 )
@@ -112,12 +118,15 @@ def dense_attention(q, k, v, mask, is_causal, dropout_p, scale, seed, recompute)
     """
     m, dtype = xp(q), np.result_type(*(floating(x).dtype for x in (q, k, v)))
     q, k, v = (x.astype(dtype, copy=False) for x in (q, k, v))
-    scored = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
     single = q.ndim == k.ndim == v.ndim == 2  # one matrix each: a batch of one
     if single:
         q, k, v = q[None], k[None], v[None]
-    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
-    q, k, v = (m.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (q, k, v))
+    lead = q.shape[:-2]
+    scored = () if single else lead  # the leading axes of the scores, as the user sees them
+    if not lead == k.shape[:-2] == v.shape[:-2]:
+        scored = np.broadcast_shapes(lead, k.shape[:-2])
+        lead = np.broadcast_shapes(scored, v.shape[:-2])
+        q, k, v = (m.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (q, k, v))
     shape = (*lead, q.shape[-2], k.shape[-2])
     added, allowed = _masks(shape[1:] if single else shape, mask, is_causal, q)
     added, allowed = (None if a is None else m.broadcast_to(a, shape) for a in (added, allowed))

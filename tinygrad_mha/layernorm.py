@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .backend import xp
 from .primitives import attach, sqrt
 from .sampling import normal
@@ -109,7 +111,8 @@ def _axes(x, weight, bias=None):
 
 def row_mean(x, axes):
     """The mean of each row; 0 for a row without elements, which nobody will subtract it from."""
-    return (x.mean if x.size else x.sum)(axis=axes, keepdims=True)
+    total = x.sum(axis=axes, keepdims=True)
+    return total / max(math.prod(x.shape[axis] for axis in axes), 1)
 
 
 attach("layer_norm", layer_norm)

@@ -58,6 +58,8 @@ def order_in_memory(x):
     (1, 0)
     """
     lead = tuple(range(x.ndim - 1))
+    if x.flags.c_contiguous:
+        return lead
     order = tuple(sorted(lead, key=lambda axis: -x.strides[axis]))
     in_one_piece = x.transpose(*order, x.ndim - 1).flags.c_contiguous
     return order if in_one_piece else lead
@@ -65,11 +67,15 @@ def order_in_memory(x):
 
 def as_rows(x, order):
     """(..., n) -> (N, n), with the axes in this order"""
+    if x.flags.c_contiguous and order == tuple(range(x.ndim - 1)):
+        return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return x.transpose(*order, x.ndim - 1).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def from_rows(rows, order, shape):
     """(N, n) -> (..., n) of this shape, the inverse of :func:`as_rows`"""
+    if order == tuple(range(len(order))):
+        return rows.reshape(shape)
     x = rows.reshape(*(shape[axis] for axis in order), shape[-1])
     return x.transpose(*(order.index(axis) for axis in range(len(order))), len(order))
 

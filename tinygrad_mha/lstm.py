@@ -67,7 +67,7 @@ def lstm_without_way_back(
         x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse
     )
     m, n = xp(x), w_hh.shape[1]
-    hs = m.empty((len(a), n), x.dtype)
+    hs, one = m.empty((len(a), n), x.dtype), m.ones((), x.dtype)
     count, h = None, first_h[:0]
     with np.errstate(over="ignore"):
         for rows, running in plan.steps:
@@ -76,11 +76,11 @@ def lstm_without_way_back(
                 count, gates = running, m.empty((running, 4 * n), x.dtype)
                 i, f, g, o = (gates[:, k * n : k * n + n] for k in range(4))
                 minus_g, c = m.empty((running, n), x.dtype), c_n[:running]
-            m.matmul(h, recurrent, out=gates)
+            m.dot(h, recurrent, out=gates)  # sooner there than matmul, if it is one text
             m.subtract(a[rows], gates, out=gates)
             m.tanh(g, out=minus_g)
             m.exp(gates, out=gates)
-            m.add(gates, 1, out=gates)
+            m.add(gates, one, out=gates)
             m.divide(c, f, out=c)
             m.divide(minus_g, i, out=minus_g)
             m.subtract(c, minus_g, out=c)

@@ -19,7 +19,7 @@ from .embedding import embedding, padding_row
 from .layernorm import layer_norm
 from .linear import linear
 from .lstm import lstm
-from .movement import concatenate, stack, swapaxes
+from .movement import concatenate, expand_dims, stack, swapaxes
 from .random import normal, threshold, uniform
 from .tensor import Tensor, default_dtype, value
 
@@ -601,7 +601,7 @@ class LSTM(Module):
                 c_n.append(c)
             x = concatenate(outputs, axis=-1) if self.bidirectional else outputs[0]
         output = swapaxes(x, 0, 1) if self.batch_first else x
-        return output, (stack(h_n), stack(c_n))
+        return output, (_side_by_side(h_n), _side_by_side(c_n))
 
     def _initial(self, x: Any) -> tuple[Array, Array]:
         shape = self.num_layers * self.directions, x.shape[1], self.hidden_size
@@ -629,6 +629,11 @@ class LSTM(Module):
         usual = {"bias": True, "bidirectional": False, "dropout": 0.0, "batch_first": True}
         given += [f"{k}={getattr(self, k)}" for k, v in usual.items() if getattr(self, k) != v]
         return f"({', '.join(given)})"
+
+
+def _side_by_side(states: list[Tensor]) -> Tensor:
+    """(B, H) of each layer and direction -> (num_layers · D, B, H)"""
+    return stack(states) if len(states) > 1 else expand_dims(states[0], 0)
 
 
 class Sequential(Module):

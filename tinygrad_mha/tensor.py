@@ -338,7 +338,9 @@ class Op:
         self.defaults = {p.name: p.default for p in named if p.default is not p.empty}
         self.known = self.param_names.keys()
         self.required = self.known - self.defaults.keys()
-        self.simple = not (self.reference or self.variadic or named or self.resolve or self.casts)
+        self.needed = {*self.array_names, *self.required} - self.optional
+        self.names = [*self.array_names, *self.param_names]
+        self.simple = not (self.reference or self.variadic or self.resolve or self.casts)
         if self.reference is not None:
             if list(inspect.signature(self.reference).parameters) != list(parameters):
                 raise TypeError(f"{self.name}: the reference takes other arguments")
@@ -349,16 +351,16 @@ class Op:
         return f"<{'fused' if self.reference else 'primitive'} op {self.name}{self.__signature__}>"
 
     def __call__(self, *args: Any, **params: Any) -> Any:
-        if self.simple and not params:
-            y = self._of_tensors(args)
-            if y is not None:
-                return y
         if len(args) != self.arity or (
             (params or self.required) and not self.required <= params.keys() <= self.known
         ):
             args, params = self._bind(args, params)
         if self.defaults:
             params = self.defaults | params
+        if self.simple:
+            y = self._of_tensors(args, params)
+            if y is not None:
+                return y
         if self.resolve is not None:
             params = self.resolve(**params)
         tensors = tracked = odd = some = False
@@ -416,8 +418,8 @@ class Op:
             modes.watcher.called(self, arrays, params, y if several else (y,), node)
         return tuple(_wrap(a, node, k) for k, a in enumerate(y)) if several else _wrap(y, node)
 
-    def _of_tensors(self, args: tuple) -> Tensor | None:
-        """The usual case in few steps: a primitive without parameters, given Tensors on the host.
+    def _of_tensors(self, args: tuple, params: dict) -> Tensor | None:
+        """The usual case in few steps: a primitive, given Tensors on the host.
 
         None if it is not that usual; then the general case, in :meth:`__call__`, has its turn.
         """
@@ -427,10 +429,10 @@ class Op:
                 return None
             tracked = tracked or a.tracked
             arrays.append(a.data)
-        if len(arrays) != self.arity or modes.watcher is not None:
+        if modes.watcher is not None:
             return None
         try:
-            y = self.forward(*arrays)
+            y = self.forward(*arrays, **params) if params else self.forward(*arrays)
         except Exception:
             return None  # it will happen again, and be explained
         if type(y) is not np.ndarray:
@@ -440,7 +442,8 @@ class Op:
         if y.dtype is not arrays[0].dtype or y.dtype.kind != "f":
             return None
         if tracked and modes.recording:
-            return _wrap(y, Node(self, args, arrays, NOTHING, None, 0))
+            kept = {name: frozen(x) for name, x in params.items()} if params else NOTHING
+            return _wrap(y, Node(self, args, arrays, kept, None, 0))
         return _wrap(y)
 
     def argument_name(self, k: int) -> str:
@@ -463,8 +466,14 @@ class Op:
 
     def _bind(self, args: tuple, params: dict) -> tuple[tuple, dict]:
         """Sort what the caller wrote into arrays by position and parameters by keyword."""
-        takes = f"it takes ({', '.join([*self.array_names, *self.param_names])})"
-        names = [*self.array_names, *self.param_names]
+        if not (params or self.variadic) and self.arity <= len(args) <= len(self.names):
+            by_name = dict(zip(self.param_names, args[self.arity :], strict=False))
+            if self.required <= by_name.keys():  # all by position, the usual case
+                return args[: self.arity], by_name
+
+        def fail(why: str) -> TypeError:
+            return TypeError(f"{self.name}: {why}; it takes ({', '.join(self.names)})")
+
         many: tuple = ()
         if self.variadic:  # f(a, b, axis=1), or as NumPy has it, f([a, b], 1) or f(xs=[a, b])
             if "xs" in params and not args:
@@ -474,19 +483,19 @@ class Op:
             many, args = (tuple(args[0]), args[1:]) if listed else (args, ())
             if not many:
                 raise ValueError(f"{self.name}: nothing to join, the sequence is empty")
-        if len(args) > len(names):
-            raise TypeError(f"{self.name}: {len(args)} arguments, but {takes}")
-        given = dict(zip(names, args, strict=False))
+        if len(args) > len(self.names):
+            raise TypeError(
+                f"{self.name}: {len(args)} arguments, but it takes ({', '.join(self.names)})"
+            )
+        given = dict(zip(self.names, args, strict=False))
         if twice := given.keys() & params.keys():
-            raise TypeError(f"{self.name}: {', '.join(sorted(twice))} given twice; {takes}")
+            raise fail(f"{', '.join(sorted(twice))} given twice")
         params = given | params
-        needed = {*self.array_names, *self.required} - self.optional - params.keys()
-        if needed:
-            missing = ", ".join(n for n in names if n in needed)
-            raise TypeError(f"{self.name}: missing argument {missing}; {takes}")
+        if missing := self.needed - params.keys():
+            raise fail(f"missing argument {', '.join(n for n in self.names if n in missing)}")
         args = many or tuple(params.pop(name, None) for name in self.array_names)
         if unknown := params.keys() - self.known:
-            raise TypeError(f"{self.name}: unknown argument {', '.join(sorted(unknown))}; {takes}")
+            raise fail(f"unknown argument {', '.join(sorted(unknown))}")
         return args, params
 
     def _explain(self, error: Exception, arrays: list, params: dict) -> Exception:
@@ -630,7 +639,10 @@ def frozen(x: Any) -> Any:
 
 def in_one_dtype(arrays: list) -> list:
     """Floating arrays in the widest of their dtypes, which a fused op then uses for its buffers."""
-    dtypes = {a.dtype for a in arrays if is_floating(a)}
+    dtypes = {a.dtype for a in arrays if hasattr(a, "dtype")}
+    if len(dtypes) < 2:
+        return arrays
+    dtypes = {dtype for dtype in dtypes if dtype.kind == "f"}
     if len(dtypes) < 2:
         return arrays
     widest = np.result_type(*dtypes)
