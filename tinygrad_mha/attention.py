@@ -178,8 +178,6 @@ def dense_attention(q, k, v, mask, is_causal, dropout_p, scale, seed, recompute)
 
     def pullback(g):
         g = g[None] if single else g
-        if dropout_p:
-            g = g * grow
         dq, dk, dv = _like(q), _like(k), _like(v)
         for place, part in enumerate(pieces):
             p, keep = weights(part) if recompute else kept[place]
@@ -190,8 +188,9 @@ def dense_attention(q, k, v, mask, is_causal, dropout_p, scale, seed, recompute)
             ds -= m.matmul(ds, ones) * p
             m.matmul(ds, k[part], out=dq[part])
             m.matmul(mT(ds), q[part], out=dk[part])
-        dq *= scale
-        dk *= scale
+        dq *= scale * grow
+        dk *= scale * grow
+        dv *= grow
         return (dq[0], dk[0], dv[0]) if single else (dq, dk, dv)
 
     return (y[0] if single else y), pullback

@@ -48,14 +48,12 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
 
     def pullback(g):
         rows = tuple(range(x.ndim - len(axes)))
-        gz = g * z
         dx = g * weight if weight is not None else g * 1
         along_z = row_mean(dx * z, axes)
         dx -= row_mean(dx, axes)
         dx -= z * along_z
         dx /= s
-        dweight = None if weight is None else gz.sum(axis=rows)
-        return dx, dweight, None if bias is None else g.sum(axis=rows)
+        return dx, lambda: (g * z).sum(axis=rows), lambda: g.sum(axis=rows)
 
     return y, pullback
 
@@ -93,7 +91,7 @@ def rms_norm(x, weight=None, *, eps=1e-5):
         dx = g * 1 if weight is None else g * weight
         dx -= z * row_mean(dx * z, axes)
         dx /= s
-        return dx, None if weight is None else (g * z).sum(axis=rows)
+        return dx, lambda: (g * z).sum(axis=rows)
 
     return z * 1 if weight is None else z * weight, pullback
 

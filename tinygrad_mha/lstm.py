@@ -180,8 +180,8 @@ def _prepare(x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse):
     bias = _total_bias(b_ih, b_hh)
     if bias is not None:
         a -= bias
-    many = len(tokens) > 4 * w_hh.shape[1]  # steps enough for a copy of the weight to pay
-    recurrent = xp(x).ascontiguousarray(w_hh.T) if many else w_hh.T  # (H, 4H)
+    m, many = xp(x), len(tokens) > 4 * w_hh.shape[1]  # steps enough for a copy of w_hh to pay
+    recurrent = m.ascontiguousarray(w_hh.T) if many else m.ascontiguousarray(w_hh).T  # (H, 4H)
     return plan, tokens, a, recurrent, plan.sort(h0), plan.sort(c0)
 
 

@@ -118,8 +118,7 @@ def forward(q, k, v, tiles, scale, y, log_total):
             p = room.product(qi, k[..., j, :])  # the scores; from here on in place
             if added is not None:
                 p += added
-            if hidden is not None:
-                m.copyto(p, -np.inf, where=hidden)
+            hide(p, hidden)
             if not calm:
                 higher = m.maximum(top, p.max(axis=-1, keepdims=True))
                 shift = finite(higher)
@@ -159,8 +158,7 @@ def backward(q, k, v, g, y, log_total, tiles, scale, dq, dk, dv):
             p = room.product(q1, k1[..., j, :])
             if added is not None:
                 p += added
-            if hidden is not None:
-                m.copyto(p, -np.inf, where=hidden)
+            hide(p, hidden)
             m.exp(p, out=p)
             dropped = p if kept is None else p * kept[..., j]
             dv[..., j, :] += mT(dropped) @ g1[..., :-1]
@@ -272,6 +270,12 @@ def beside(x: Any, column: Any) -> Any:
     wide[..., :-1] = x
     wide[..., -1:] = column
     return wide
+
+
+def hide(scores: Any, hidden: Any) -> None:
+    """-inf where nobody may look; ``hidden`` is None if everybody may look everywhere."""
+    if hidden is not None:
+        xp(scores).copyto(scores, -np.inf, where=hidden)
 
 
 def finite(top: Any) -> Any:
