@@ -157,7 +157,9 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument(
         "--seed", type=natural, metavar="N", help="of weights, order and dropout (default: 0)"
     )
-    t.add_argument("--workers", type=positive, metavar="N", help="threads (default: the cores)")
+    t.add_argument(
+        "--workers", type=positive, metavar="N", help="share each batch (default: the cores)"
+    )
     t.add_argument(
         "--memory",
         type=positive,

@@ -174,11 +174,11 @@ def test_the_fast_path_is_one_node(op, args, params):
 def test_without_a_way_back_the_bits_are_the_same(op, args, params):
     """Of arrays, and of Tensors where nothing is recorded; in float64 and in float32."""
     params = op.resolve(**(op.defaults | params)) if op.resolve else params
-    for given in (args, [to_float32(a) for a in args]):
-        want = [y.data for y in outputs(op(*tracked(given), **params))]
-        assert_same_bits(outputs(op(*given, **params)), want)
+    for plain in (args, [to_float32(a) for a in args]):
+        want = [y.data for y in outputs(op(*tracked(plain), **params))]
+        assert_same_bits(outputs(op(*plain, **params)), want)
         with tg.no_grad():
-            ys = outputs(op(*tracked(given), **params))
+            ys = outputs(op(*tracked(plain), **params))
         assert all(y.node is None for y in ys)
         assert_same_bits([y.data for y in ys], want)
 
