@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from tinygrad_mha import Tensor, grad, memory
-from tinygrad_mha.tensor import inherit
+from tinygrad_mha.tensor import inherit, modes
 from tinygrad_mha.threads import cores, one_blas_thread
 
 from . import processes
@@ -58,11 +58,11 @@ class Workers:
     count : int
         How many cores to use.
     jobs : sequence of functions, optional
-        What :meth:`gradients` and :meth:`run` will be asked to do. Given these, the shards are
-        computed by processes where that is possible; without them by threads. A process inherits
-        the functions with everything they refer to, as it is on entering.
-    parameters : sequence of Tensors
-        What the gradients are taken for. Of all that the jobs refer to, only these may change
+        What processes will be asked to do, by :meth:`gradients` and :meth:`run`, where processes
+        are possible; everything else is done by threads. A process inherits the functions with
+        all that they refer to, as it is on entering.
+    parameters : sequence of Tensors, optional
+        What gradients are taken for. Of all that the jobs refer to, only their values may change
         later on.
     shards : int, optional
         Into how many parts a batch is cut: by default ``count``. The sum over shards is taken in
@@ -74,6 +74,7 @@ class Workers:
         count: int,
         jobs: Sequence[Job] = (),
         parameters: Sequence[Tensor] = (),
+        *,
         shards: int | None = None,
     ) -> None:
         self.count, self.jobs, self.parameters = count, list(jobs), list(parameters)
@@ -88,9 +89,10 @@ class Workers:
             stack.enter_context(one_blas_thread())
             on_host = all(isinstance(p.data, np.ndarray) for p in self.parameters)
             if self.shards > 1 and self.jobs and on_host and processes.possible():
-                self.processes = stack.enter_context(
-                    processes.Processes(self.shards - 1, self.jobs, self.parameters)
-                )
+                with suppress(OSError):  # the system has no room for more processes
+                    self.processes = stack.enter_context(
+                        processes.Processes(self.shards - 1, self.jobs, self.parameters)
+                    )
             if self.count > 1:  # it starts its threads when they are needed, so after the fork
                 self._pool = stack.enter_context(ThreadPoolExecutor(self.count))
             self._stack = stack.pop_all()
@@ -113,40 +115,41 @@ class Workers:
     def run(self, job: Job, rows: int, *batch: Any) -> list[Any]:
         """``job(part, *batch)`` for each shard of ``rows`` rows."""
         parts = self.cut(rows)
-        if self.processes is not None and len(parts) > 1:
-            return self.processes.run(
-                lambda f, part: quiet(f, part, *batch), job, False, parts, batch
-            )
+        if family := self._processes_for(job, parts):
+            return family.run(lambda f, part: quiet(f, part, *batch), job, False, parts, batch)
         return self.map(lambda part: quiet(job, part, *batch), parts)
 
-    def gradients(
-        self, loss_of: Job, parameters: Sequence[Tensor], rows: int, *batch: Any
-    ) -> list[Any]:
+    def gradients(self, loss_of: Job, rows: int, *batch: Any) -> list[Any]:
         """Leave the gradients of Σ loss_of(shard) in ``.grad``; return what else the shards said.
 
         ``loss_of(part, *batch)`` gives ``(loss, anything)`` for a stretch of rows of the batch.
         """
         parts = self.cut(rows)
-        for p in parameters:
+        for p in self.parameters:
             p.grad = None  # its memory is of use meanwhile
 
         def own(loss_of: Job, part: slice) -> tuple[list[Tensor], Any]:
-            return differentiate(loss_of, parameters, part, batch)
+            return differentiate(loss_of, self.parameters, part, batch)
 
-        if self.processes is not None and len(parts) > 1:
-            (first, said), *others = self.processes.run(own, loss_of, True, parts, batch)
-            found = [first, *(child.gradients for child in self.processes.children)]
+        if family := self._processes_for(loss_of, parts):
+            (first, said), *others = family.run(own, loss_of, True, parts, batch)
+            found = [first, *(child.gradients for child in family.children)]
             said = [said, *others]
         else:
             results = self.map(lambda part: own(loss_of, part), parts)
             found = [list(gradients) for gradients, _ in results]
             said = [words for _, words in results]
-        self._add_up(parameters, found[: len(parts)])
+        self._add_up(found[: len(parts)])
         return said
 
-    def _add_up(self, parameters: Sequence[Tensor], found: list[list[Any]]) -> None:
+    def _processes_for(self, job: Job, parts: list[slice]) -> processes.Processes | None:
+        """Who computes the shards, if not threads: those see what detect_anomaly looks for."""
+        watched = modes.watcher is not None
+        return None if watched or len(parts) < 2 or job not in self.jobs else self.processes
+
+    def _add_up(self, found: list[list[Any]]) -> None:
         """Σ over shards, in their order, in ``.grad``; grad() gave us the memory of the first."""
-        for p, total in zip(parameters, found[0], strict=True):
+        for p, total in zip(self.parameters, found[0], strict=True):
             p.grad = total
 
         def add(k: int) -> None:

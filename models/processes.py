@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -22,57 +23,36 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mha import Tensor
+from tinygrad_mha.tensor import modes, recording
 
 LINE = 64  # bytes: where an array begins, a cache line begins
+PATIENCE = 5  # seconds that a child has to end by itself
 
 
 def possible() -> bool:
     """Whether this process may be forked: on Linux, while no other thread is at work.
 
-    A fork copies one thread only. A lock that another one holds would stay locked for ever.
+    A fork copies one thread only. A lock that another one holds would stay locked for ever. (And
+    a daemon of multiprocessing, such as a worker of somebody's pool, may have no children.)
     """
-    return sys.platform.startswith("linux") and threading.active_count() == 1
+    if not sys.platform.startswith("linux") or threading.active_count() > 1:
+        return False
+    from multiprocessing import current_process
+
+    return not current_process().daemon
 
 
-def shared_arrays(parameters: Sequence[Tensor]) -> list[np.ndarray]:
+def shared_arrays(likes: Sequence[Any]) -> list[np.ndarray]:
     """Arrays of the same shapes and dtypes, in memory that forks share for good; all zero."""
     starts, end = [], 0
-    for p in parameters:
+    for like in likes:
         starts.append(end)
-        end += -(-p.data.nbytes // LINE) * LINE
+        end += -(-like.size * like.dtype.itemsize // LINE) * LINE
     memory = mmap.mmap(-1, max(end, LINE))  # lives as long as an array refers to it
     return [
-        np.ndarray(p.shape, p.dtype, memory, start)
-        for p, start in zip(parameters, starts, strict=True)
+        np.ndarray(like.shape, like.dtype, memory, start)
+        for like, start in zip(likes, starts, strict=True)
     ]
-
-
-class Child:
-    """A process that answers calls of ``jobs``; ``gradients`` is where it leaves them."""
-
-    def __init__(self, gradients: list[np.ndarray]) -> None:
-        from multiprocessing import Pipe
-
-        self.gradients = gradients
-        self.ours, self.theirs = Pipe()
-        self.process: Any = None
-
-    def ask(self, *question: Any) -> None:
-        with suppress(OSError):  # if it is gone, answer() will say so
-            self.ours.send(question)
-
-    def answer(self) -> Any:
-        """What the job returned, or the exception that it raised."""
-        try:
-            return self.ours.recv()
-        except (EOFError, OSError):
-            self.process.join(1)
-            code = self.process.exitcode
-            how = f"killed by signal {-code}" if code and code < 0 else f"exit status {code}"
-            return RuntimeError(
-                f"a worker process ended ({how}); if memory ran out, take fewer workers or a "
-                "smaller batch"
-            )
 
 
 class Processes:
@@ -84,7 +64,8 @@ class Processes:
     jobs : sequence of functions
         What can be asked of a child: ``job(rows, *batch)``. Fixed, for they are inherited. So is
         everything that they refer to: what the parent changes later, but for the values of
-        ``parameters``, no child gets to know.
+        ``parameters``, no child gets to know. (So it is told the place in the sequence of dropout
+        masks by the job itself, with ``mask_stream``.)
     parameters : sequence of Tensors
         On entering their arrays move to shared memory, on leaving they move back.
     """
@@ -94,39 +75,44 @@ class Processes:
     ) -> None:
         self.count, self.jobs, self.parameters = count, list(jobs), list(parameters)
         self.children: list[Child] = []
-        self.weights: list[np.ndarray] = []
+        self.weights: list[np.ndarray] = []  # one for each parameter; tied ones have one together
+        self.owner = os.getpid()
 
     def __enter__(self) -> Processes:
-        from multiprocessing import get_context
-
-        self.weights = shared_arrays(self.parameters)
-        self.share()
-        self.children = [Child(shared_arrays(self.parameters)) for _ in range(self.count)]
-        for child in self.children:
-            # A daemon: should the parent end without leaving, it ends it.
-            child.process = get_context("fork").Process(
-                target=self._serve, args=(child,), daemon=True
-            )
-            child.process.start()
-        for child in self.children:
-            child.theirs.close()
+        try:
+            first = {id(p.data): p for p in reversed(self.parameters)}
+            places = dict(zip(first, shared_arrays(list(first.values())), strict=True))
+            self.weights = [places[id(p.data)] for p in self.parameters]
+            del first
+            self.share()
+            for _ in range(self.count):
+                self.children.append(Child(shared_arrays(self.parameters)))
+            for child in self.children:
+                child.start(self)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        for child in self.children:
-            child.ours.close()  # for a child that waits this is the end
-            if exception[0] is not None:
-                child.process.terminate()
-        for child in self.children:
-            child.process.join()
+        if os.getpid() == self.owner:  # and not in a process that was forked meanwhile
+            for child in self.children:
+                child.stop(at_once=exception[0] is not None)
+        private = {id(weight): weight.copy() for weight in self.weights}
         for p, weight in zip(self.parameters, self.weights, strict=True):
-            p.data = (weight if p.data is weight else p.data).copy()
+            if p.data is weight:
+                p.data = private[id(weight)]
         self.children, self.weights = [], []
 
     def share(self) -> None:
         """Put the values of the parameters where the children look for them."""
         for p, weight in zip(self.parameters, self.weights, strict=True):
             if p.data is not weight:
+                if p.data.shape != weight.shape or p.data.dtype != weight.dtype:
+                    raise ValueError(
+                        f"a parameter of {weight.shape} {weight.dtype} was replaced by one of "
+                        f"{p.data.shape} {p.data.dtype} while workers share it"
+                    )
                 weight[...] = p.data
                 p.data = weight
 
@@ -140,54 +126,128 @@ class Processes:
     ) -> list[Any]:
         """The job for every part: ``own(job, part)`` here for the first, the others by children."""
         self.share()
-        number = self.jobs.index(job)
         asked = self.children[: len(parts) - 1]
         for child, part in zip(asked, parts[1:], strict=True):
-            child.ask(number, gradients, part, batch)
-        try:
-            said = [own(job, parts[0])]
-        finally:  # whatever happened here, no answer must be left for the next question
-            answers = [child.answer() for child in asked]
+            child.ask(self.jobs.index(job), gradients, modes.recording, part, batch)
+        said = [own(job, parts[0])]
+        answers = [child.answer() for child in asked]
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
         return said + answers
 
-    def _serve(self, me: Child) -> None:
-        """The life of a child: until the parent closes its end of the pipe."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
-        gc.freeze()  # what was inherited stays shared: the collector does not write to it
-        for child in self.children:  # inherited; an end that is open here would never look closed
-            child.ours.close()
-            if child is not me:
-                child.theirs.close()
-        while True:
-            try:
-                number, gradients, part, batch = me.theirs.recv()
-            except (EOFError, OSError):
-                return
-            try:
-                answer = self._work(me, self.jobs[number], gradients, part, batch)
-            except BaseException as e:
-                answer = e
-            _send(me.theirs, answer)
 
-    def _work(self, me: Child, job: Any, gradients: bool, part: slice, batch: Any) -> Any:
+class Child:
+    """A process that answers questions; ``gradients`` is where it leaves them."""
+
+    def __init__(self, gradients: list[np.ndarray]) -> None:
+        from multiprocessing import Pipe
+
+        self.gradients = gradients
+        self.ours, self.theirs = Pipe()
+        self.process: Any = None
+        self.asked = 0  # questions so far
+
+    def start(self, family: Processes) -> None:
+        from multiprocessing import get_context
+
+        # A daemon: should the parent end without leaving, it ends it.
+        process = get_context("fork").Process(target=self._serve, args=(family,), daemon=True)
+        process.start()
+        self.process = process
+        self.theirs.close()
+
+    def stop(self, at_once: bool) -> None:
+        """Let it end, and see that it does."""
+        with suppress(OSError):
+            self.ours.send(None)
+        self.ours.close()
+        self.theirs.close()
+        if self.process is not None:
+            if not at_once:
+                self.process.join(PATIENCE)
+            if self.process.is_alive():
+                self.process.kill()
+            self.process.join()
+
+    def ask(self, *question: Any) -> None:
+        self.asked += 1
+        with suppress(OSError):  # if it is gone, answer() will say so
+            self.ours.send((self.asked, question))
+
+    def answer(self) -> Any:
+        """What the job returned, or the exception that it raised.
+
+        Questions are numbered: an interrupt may have left the answer to an earlier one in the pipe.
+        """
+        number = 0
+        while number != self.asked:
+            try:
+                number, answer = self.ours.recv()
+            except (EOFError, OSError):
+                return RuntimeError(
+                    f"a worker process ended ({self._end()}); if memory ran out, take fewer "
+                    "workers or a smaller batch"
+                )
+        return pickle.loads(answer)
+
+    def _end(self) -> str:
+        self.process.join(1)
+        code = self.process.exitcode
+        return f"killed by signal {-code}" if code and code < 0 else f"exit status {code}"
+
+    # ---- what runs in the child
+
+    def _serve(self, family: Processes) -> None:
+        """Answer until the parent says that it is over, or closes its end of the pipe."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+        end_with_parent(family.owner)
+        gc.freeze()  # what was inherited stays shared: the collector does not write to it
+        for child in family.children:  # an end that is open here would never look closed
+            child.ours.close()
+            if child is not self:
+                child.theirs.close()
+        with suppress(EOFError, OSError):
+            while (message := self.theirs.recv()) is not None:
+                number, question = message
+                try:
+                    answer = self._work(family, *question)
+                except BaseException as e:
+                    answer = e
+                self.theirs.send((number, encoded(answer)))
+
+    def _work(
+        self, family: Processes, job: int, gradients: bool, records: bool, part: slice, batch: Any
+    ) -> Any:
         from .parallel import differentiate, quiet
 
-        if not gradients:
-            return quiet(job, part, *batch)
-        found, said = differentiate(job, self.parameters, part, batch)
-        for place, g in zip(me.gradients, found, strict=True):
+        with recording(records):
+            if not gradients:
+                return quiet(family.jobs[job], part, *batch)
+            found, said = differentiate(family.jobs[job], family.parameters, part, batch)
+        for place, g in zip(self.gradients, found, strict=True):
             place[...] = g.data
         return said
 
 
-def _send(pipe: Any, answer: Any) -> None:
-    try:
-        pipe.send(answer)
-    except OSError:  # the parent has gone
+def end_with_parent(parent: int) -> None:
+    """Have the system end this process with its parent, however that ends."""
+    import ctypes
+
+    death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
+    if os.getppid() != parent:  # it was faster
         os._exit(1)
-    except Exception as e:  # what cannot be pickled
+
+
+def encoded(answer: Any) -> bytes:
+    """The answer pickled, or an error that says why it cannot be."""
+    try:
+        code = pickle.dumps(answer)
+        if isinstance(answer, BaseException):
+            pickle.loads(code)  # some can be pickled, but not be read again
+        return code
+    except Exception as e:
         what = answer if isinstance(answer, BaseException) else e
-        pipe.send(RuntimeError(f"{type(what).__name__} in a worker process: {what}"))
+        return pickle.dumps(RuntimeError(f"{type(what).__name__} in a worker process: {what}"))

@@ -246,7 +246,7 @@ def train(
     width = settings.d_model // (2 if settings.bidirectional else 1)
     cut = shards_for(settings.batch_size, width, settings.workers)
     jobs = run.loss_of, trained.scores
-    with Workers(settings.workers, jobs, run.parameters, cut) as workers:
+    with Workers(settings.workers, jobs, run.parameters, shards=cut) as workers:
         for epoch in range(settings.epochs):
             said = run.epoch(epoch, workers, progress)
             loss, accuracy = measure(trained, stop_ids, stop_targets, weight, workers)
@@ -367,7 +367,7 @@ class Run:
         scale = 1 / (len(targets) if self.weight is None else float(self.weight[targets].sum()))
 
         batch = ids, lengths, targets, scale, step
-        said = workers.gradients(self.loss_of, self.parameters, len(targets), *batch)
+        said = workers.gradients(self.loss_of, len(targets), *batch)
         with np.errstate(over="ignore", invalid="ignore"):
             optim.clip_grad_norm(self.parameters, s.clip)
             self.optimizer.step(workers)
@@ -417,7 +417,7 @@ def measure(
     workers: Workers | None = None,
 ) -> tuple[float, float]:
     """Mean loss and accuracy on rows that do not train."""
-    logits = trained.logits(encoded, workers)
+    logits = trained.logits(encoded, workers=workers)
     loss = float(tg.cross_entropy(logits.astype(np.float64), targets, weight=weight))
     return loss, float((logits.argmax(axis=1) == targets).mean())
 

@@ -73,7 +73,11 @@ class TrainedClassifier:
         return [self.vocabulary.encode(tokenize(text, level), most) for text in texts]
 
     def logits(
-        self, encoded: Sequence[np.ndarray], workers: Workers | None = None, batch_size: int = 128
+        self,
+        encoded: Sequence[np.ndarray],
+        batch_size: int = 128,
+        *,
+        workers: Workers | None = None,
     ) -> np.ndarray:
         """Scores (N, classes) for token ids, in evaluation mode, in the order given."""
         answer = np.zeros((len(encoded), len(self.labels)), np.float32)

@@ -11,7 +11,7 @@ import pytest
 from scheduling import JOINS, work
 
 import tinygrad_mha as tg
-from tinygrad_mha import Tensor, gradcheck
+from tinygrad_mha import Op, Tensor, gradcheck
 from tinygrad_mha.movement import getitem, scatter, sum_to
 from tinygrad_mha.tensor import backpropagate, history
 
@@ -1107,3 +1107,61 @@ def test_without_cupy_the_message_says_how_to_get_it(monkeypatch):
 
 def test_getitem_is_an_op_like_any_other():
     np.testing.assert_array_equal(getitem(np.arange(3.0), key=1), 1.0)
+
+
+# ------------------------------------------------------------------- what is done only once
+
+
+def test_a_result_that_is_asked_for_twice_counts_twice():
+    """One Tensor as two outputs: of an op with one result, and of one with several."""
+    x, w = np.ones((1, 1, 1)), np.ones((4, 1))
+    z = np.ones((1, 1))
+    one = {"exp": tg.exp, "lstm": lambda x: tg.lstm(x, z, z, w, w)[1]}
+    for f in one.values():
+        v = np.ones(f(x).shape)
+        _, once = tg.vjp(f, x, v)
+        _, twice = tg.vjp(lambda x, f=f: (lambda y: (y, y))(f(x)), x, (v, v))
+        np.testing.assert_allclose(twice.numpy(), 2 * once.numpy(), rtol=1e-15)
+        leaf = Tensor(x, requires_grad=True)
+        h, same = tg.checkpoint(lambda x, f=f: (lambda y: (y, y))(f(x)), leaf)
+        (h * 2.0 + same).sum().backward()
+        np.testing.assert_allclose(leaf.grad.numpy(), 3 * once.numpy(), rtol=1e-15)
+    y = Tensor([2.0], requires_grad=True)
+    e = y.exp()
+    found = backpropagate([(e, np.float32([1])), (e, np.float32([1]))], [e, y], False)
+    assert found[e].tolist() == [2]
+    np.testing.assert_allclose(found[y], 2 * np.exp(np.float32([2])))
+
+
+def test_every_op_computes_once(cupy):
+    """Whatever it is given: what the short way cannot do, the long one need not do again."""
+    calls = []
+
+    def half(x):
+        """y = x / 2        dx = g / 2"""
+        calls.append(x.dtype)
+        return x > 0 if kind == "to bool" else x * 0.5
+
+    op = Op(half, rules=(lambda g, y, x: g / 2,), registry={})
+    given = {
+        "float": Tensor([1.0]), "scalar": Tensor(1.0), "integer": Tensor([1]),
+        "to bool": Tensor([1.0]), "array": np.ones(2), "device": Tensor([1.0], device="cuda"),
+    }  # fmt: skip
+    for kind, x in given.items():
+        calls.clear()
+        op(x)
+        assert len(calls) == 1, kind
+
+
+def test_an_op_that_fails_fails_once():
+    calls = []
+
+    def bad(x):
+        """y = x        dx = g"""
+        calls.append(x)
+        raise ValueError("no")
+
+    op = Op(bad, rules=(lambda g, y, x: g,), registry={})
+    with pytest.raises(ValueError, match=r"bad: no \[x \(1,\) float32\]"):
+        op(Tensor([1.0]))
+    assert len(calls) == 1

@@ -1014,3 +1014,27 @@ def test_attention_whose_scores_are_all_far_below_zero():
     y = tg.scaled_dot_product_attention(q, k, v, scale=1.0)
     exact = tg.scaled_dot_product_attention(*(x.astype(float) for x in (q, k, v)), scale=1.0)
     np.testing.assert_allclose(y, exact, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_rows_do_not_overflow():
+    """Their sum exceeds 65,504, the largest float16; their mean does not."""
+    x = (np.full((2, 1024), 100) + np.arange(1024) % 7).astype(np.float16)
+    for op in (tg.layer_norm, tg.rms_norm):
+        want = op(x.astype(np.float64))
+        np.testing.assert_allclose(op(x).astype(np.float64), want, atol=2e-2)
+        y = Tensor(x, requires_grad=True)
+        op(y).sum().backward()
+        assert np.isfinite(y.grad.numpy()).all()
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_an_integer_state_is_a_state(records):
+    rng = np.random.default_rng(0)
+    w = [rng.standard_normal(shape) for shape in ((8, 3), (8, 2))]
+    x = Tensor(rng.standard_normal((4, 1, 3)), requires_grad=records)
+    for ones in ([[1, 1]], [[True, True]]):
+        got = tg.lstm(x, ones, ones, *w)
+        want = tg.lstm(x.numpy(), np.ones((1, 2)), np.ones((1, 2)), *w)
+        for a, b in zip(got, want, strict=True):
+            assert a.dtype == np.float64
+            np.testing.assert_array_equal(a.numpy(), b)

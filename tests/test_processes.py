@@ -55,7 +55,7 @@ def training(count, steps=3, change=lambda model: None):
     with Workers(count, (loss_of, scores), parameters) as workers:
         said = []
         for step in range(steps):
-            said.append(workers.gradients(loss_of, parameters, 7, ids, targets, step))
+            said.append(workers.gradients(loss_of, 7, ids, targets, step))
             adam.step(workers)
             change(model)
         scored = workers.run(scores, 7, ids)
@@ -125,7 +125,7 @@ def test_numbers_rows_and_nothing(forks):
 
     want = tg.grad(loss_of(slice(None))[0], [w, v, s, o])
     with Workers(3, (loss_of,), (w, v, s, o)) as workers:
-        parts = workers.gradients(loss_of, [w, v, s, o], 6)
+        parts = workers.gradients(loss_of, 6)
     assert parts == [slice(0, 2), slice(2, 4), slice(4, 6)]
     for p, d in zip((w, v, s, o), want, strict=True):
         np.testing.assert_allclose(p.grad.data, d.data, rtol=1e-12)
@@ -142,27 +142,52 @@ def which(part, more):
     return part.start, part.stop, more
 
 
-class Odd(Exception):
+class Unpicklable(Exception):
     def __init__(self):
         super().__init__("nothing pickles me")
         self.why = lambda: None
 
 
+class Unreadable(Exception):
+    """Can be pickled; but to be read again it would need two arguments, and has kept one."""
+
+    def __init__(self, a, b):
+        super().__init__(f"{a} {b}")
+
+
 def fail(part, at, kind):
     if part.start == at:
-        raise {"value": ValueError("row 3 is odd"), "odd": Odd()}[kind]
+        odd = {"value": ValueError("row 3 is odd"), "odd": Unpicklable(), "two": Unreadable(1, 2)}
+        raise odd[kind]
     return part.start
 
 
 @pytest.mark.parametrize("at", [0, 2, 4])
 def test_an_error_in_a_shard_is_raised_here(at, forks):
+    errors = {
+        "value": (ValueError, "row 3 is odd"),
+        "odd": ((Unpicklable, RuntimeError), "nothing pickles me"),
+        "two": ((Unreadable, RuntimeError), "1 2"),
+    }
     with Workers(3, (fail,)) as workers:
-        with pytest.raises(ValueError, match="row 3 is odd"):
-            workers.run(fail, 6, at, "value")
-        assert workers.run(fail, 6, -1, "value") == [0, 2, 4]  # no answer is a question late
-        with pytest.raises((Odd, RuntimeError), match="nothing pickles me"):
-            workers.run(fail, 6, at, "odd")
-        assert workers.run(fail, 6, -1, "odd") == [0, 2, 4]
+        for kind, (error, said) in errors.items():
+            with pytest.raises(error, match=said):
+                workers.run(fail, 6, at, kind)
+            assert workers.run(fail, 6, -1, kind) == [0, 2, 4]  # no answer is a question late
+
+
+def test_an_interrupt_leaves_no_answer_for_the_next_question(forks, monkeypatch):
+    with Workers(3, (which,)) as workers:
+        answer = processes.Child.answer
+
+        def interrupted(self):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(processes.Child, "answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            workers.run(which, 3, "first")
+        monkeypatch.setattr(processes.Child, "answer", answer)
+        assert workers.run(which, 3, "second") == [(k, k + 1, "second") for k in range(3)]
 
 
 def test_a_child_that_was_killed_is_named(forks):
@@ -189,6 +214,98 @@ def test_an_exception_outside_ends_the_children(forks):
     assert not any(child.is_alive() for child in children)
 
 
+def test_a_process_started_meanwhile_keeps_nobody_waiting(forks):
+    """It inherits our end of the pipe, which therefore does not look closed."""
+    with Workers(2, (which,)) as workers:
+        other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        other.start()
+        workers.run(which, 2, 0)
+        began = time.monotonic()
+    try:
+        assert time.monotonic() - began < processes.PATIENCE
+    finally:
+        other.kill()
+        other.join()
+
+
+def test_where_no_process_can_be_started_threads_do_it(forks, monkeypatch):
+    fork, forked = os.fork, []
+
+    def one_only():
+        if forked:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        pid = fork()
+        forked.append(pid)
+        return pid
+
+    w = tg.nn.Parameter([1.0, 2.0, 3.0])
+
+    def loss_of(part):
+        return (w[part] * w[part]).sum(), part.start
+
+    monkeypatch.setattr(os, "fork", one_only)
+    with Workers(3, (loss_of,), (w,)) as workers:
+        assert workers.processes is None
+        assert w.data.flags.owndata
+        assert workers.gradients(loss_of, 3) == [0, 1, 2]
+    assert w.grad.numpy().tolist() == [2, 4, 6]
+
+
+def test_a_job_that_was_not_announced_is_done_by_threads(forks):
+    with Workers(2, (which,)) as workers:
+        assert workers.run(lambda part: os.getpid(), 2) == [os.getpid()] * 2
+
+
+def test_children_record_what_the_caller_records(forks):
+    w = tg.nn.Parameter([1.0, 2.0])
+
+    def records(part):
+        return (w * w).requires_grad
+
+    with Workers(2, (records,), (w,)) as workers:
+        assert workers.run(records, 2) == [True, True]
+        with tg.no_grad():
+            assert workers.run(records, 2) == [False, False]
+
+
+def test_detect_anomaly_sees_every_shard(forks):
+    w = tg.nn.Parameter([1.0, -2.0])
+
+    def loss_of(part):
+        return tg.log(w[part]).sum(), None
+
+    workers = Workers(2, (loss_of,), (w,))
+    with workers, tg.detect_anomaly(), pytest.raises(tg.AnomalyError):
+        workers.gradients(loss_of, 2)
+
+
+def test_weights_that_are_one_stay_one(forks):
+    a, b = tg.nn.Parameter([1.0, 2.0]), tg.nn.Parameter([1.0, 2.0])
+    b.data = a.data
+
+    def loss_of(part):
+        return (a[part] * 3.0).sum() + (b[part] * b[part]).sum(), None
+
+    with Workers(2, (loss_of,), (a, b)) as workers:
+        workers.gradients(loss_of, 2)
+        assert (a.grad.numpy().tolist(), b.grad.numpy().tolist()) == ([3, 3], [2, 4])
+        b.data += 1.0
+        assert a.data.tolist() == [2, 3]
+        workers.gradients(loss_of, 2)
+        assert b.grad.numpy().tolist() == [4, 6]
+    assert a.data is b.data
+
+
+def test_other_shapes_and_dtypes_are_refused_while_workers_share(forks):
+    for other in (np.ones(3, np.float32), np.ones(2)):
+        w = tg.nn.Parameter([1.0, 2.0])
+        with Workers(2, (which,), (w,)) as workers:
+            w.data = other
+            with pytest.raises(ValueError, match="was replaced by one of"):
+                workers.run(which, 2, 0)
+        assert w.data is other
+
+
 def test_beside_another_thread_nothing_is_forked():
     done = threading.Event()
     other = threading.Thread(target=done.wait)
@@ -201,6 +318,19 @@ def test_beside_another_thread_nothing_is_forked():
     finally:
         done.set()
         other.join()
+
+
+POSSIBLE = processes.possible  # the fixture replaces it
+
+
+def asks(part):
+    return POSSIBLE()
+
+
+def test_a_child_has_no_children_of_its_own(forks):
+    """A worker that trains in somebody's pool does it with threads: daemons may not fork."""
+    with Workers(2, (asks,)) as workers:
+        assert workers.run(asks, 2)[1] is False
 
 
 def test_no_memory_and_no_pipe_is_left(forks):

@@ -106,7 +106,7 @@ def step(workers, class_weight="none", **more):
     before = model.state_dict()
     logits = model.eval()(ids, lengths)
     model.train()
-    with Workers(workers) as threads:
+    with Workers(workers, parameters=run.parameters) as threads:
         said = run.train_step(ids, lengths, answers, threads)
     slopes = {name: before[name] - x for name, x in model.state_dict().items()}
     return slopes, said, logits.numpy(), answers
@@ -233,7 +233,7 @@ def test_shards_add_up_whatever_the_layout_of_their_gradients():
 
     want = tg.grad(loss_of(slice(None))[0], [w, v, s])
     for count in (1, 2, 3):
-        with Workers(count) as workers:
-            assert sum(workers.gradients(loss_of, [w, v, s], 6)) == 6
+        with Workers(count, parameters=[w, v, s]) as workers:
+            assert sum(workers.gradients(loss_of, 6)) == 6
         for p, d in zip((w, v, s), want, strict=True):
             np.testing.assert_allclose(p.grad.data, d.data, rtol=1e-12)

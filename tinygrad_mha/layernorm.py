@@ -109,8 +109,9 @@ def _axes(x, weight, bias=None):
 
 def row_mean(x, axes):
     """The mean of each row; 0 for a row without elements, which nobody will subtract it from."""
-    total = x.sum(axis=axes, keepdims=True)
-    return total / max(math.prod(x.shape[axis] for axis in axes), 1)
+    if not x.size or x.dtype.itemsize < 4:  # half precision: mean() sums in float32
+        return (x.mean if x.size else x.sum)(axis=axes, keepdims=True)
+    return x.sum(axis=axes, keepdims=True) / math.prod(x.shape[axis] for axis in axes)
 
 
 attach("layer_norm", layer_norm)

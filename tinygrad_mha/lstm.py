@@ -182,7 +182,8 @@ def _prepare(x, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, reverse):
         a -= bias
     m, many = xp(x), len(tokens) > 4 * w_hh.shape[1]  # steps enough for a copy of w_hh to pay
     recurrent = m.ascontiguousarray(w_hh.T) if many else m.ascontiguousarray(w_hh).T  # (H, 4H)
-    return plan, tokens, a, recurrent, plan.sort(h0), plan.sort(c0)
+    first_h, first_c = (plan.sort(state).astype(x.dtype, copy=False) for state in (h0, c0))
+    return plan, tokens, a, recurrent, first_h, first_c
 
 
 def _resized(state, first, count):

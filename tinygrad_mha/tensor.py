@@ -358,9 +358,9 @@ class Op:
         if self.defaults:
             params = self.defaults | params
         if self.simple:
-            y = self._of_tensors(args, params)
-            if y is not None:
-                return y
+            quick = self._of_tensors(args, params)
+            if quick is not None:
+                return quick
         if self.resolve is not None:
             params = self.resolve(**params)
         tensors = tracked = odd = some = False
@@ -388,18 +388,66 @@ class Op:
                 forward = self.without_way_back
         try:
             y = forward(*arrays, **params)
-        except (ValueError, TypeError, IndexError, OverflowError, AttributeError) as e:
+        except EXPLAINED as e:
             raise self._explain(e, arrays, params) from None
         pullback = None
         if self.reference is not None and forward is self.forward:
             if type(y) is not tuple or len(y) != 2 or not callable(y[1]):
                 raise TypeError(f"{self.name}: a fused op's forward returns (y, pullback)")
             y, pullback = y
+        inputs = args if records else None
+        return self._finish(y, inputs, given, arrays, params, pullback, tensors)
+
+    def _of_tensors(self, args: tuple, params: dict) -> Any:
+        """The usual case in few steps: a primitive of Tensors on the host, all of one dtype.
+
+        None if it is not that usual; then the general case, in :meth:`__call__`, has its turn.
+        """
+        arrays: list = []
+        tracked = False
+        dtype: Any = None
+        for a in args:
+            if not isinstance(a, Tensor):
+                return None
+            x = a.data
+            if type(x) is not np.ndarray:
+                return None
+            if x.dtype is not dtype:
+                if dtype is not None:
+                    return None
+                dtype = x.dtype
+            tracked = tracked or a.tracked
+            arrays.append(x)
+        if dtype.kind != "f" or modes.watcher is not None:
+            return None
+        try:
+            y = self.forward(*arrays, **params) if params else self.forward(*arrays)
+        except EXPLAINED as e:
+            raise self._explain(e, arrays, params) from None
+        records = tracked and modes.recording
+        if type(y) is not np.ndarray or y.dtype is not dtype:
+            return self._finish(y, args if records else None, arrays, arrays, params, None, True)
+        if not records:
+            return _wrap(y)
+        kept = {name: frozen(x) for name, x in params.items()} if params else NOTHING
+        return _wrap(y, Node(self, args, arrays, kept, None, 0))
+
+    def _finish(
+        self,
+        y: Any,
+        inputs: tuple | None,
+        given: list,
+        arrays: list,
+        params: dict,
+        pullback: Callable | None,
+        tensors: bool,
+    ) -> Any:
+        """What the op returns for ``y``: settled, wrapped, recorded (unless ``inputs`` is None)."""
         several = len(y) if type(y) is tuple else 0
         node = None
-        if records:
+        if inputs is not None:
             kept = {name: frozen(x) for name, x in params.items()} if params else NOTHING
-            node = Node(self, args, given, kept, pullback, several)
+            node = Node(self, inputs, given, kept, pullback, several)
         if several:
             y = tuple(self._settle(k, arrays) for k in y)
         elif not (type(y) is type(arrays[0]) is np.ndarray and y.dtype is arrays[0].dtype):
@@ -417,34 +465,6 @@ class Op:
         if modes.watcher is not None:
             modes.watcher.called(self, arrays, params, y if several else (y,), node)
         return tuple(_wrap(a, node, k) for k, a in enumerate(y)) if several else _wrap(y, node)
-
-    def _of_tensors(self, args: tuple, params: dict) -> Tensor | None:
-        """The usual case in few steps: a primitive, given Tensors on the host.
-
-        None if it is not that usual; then the general case, in :meth:`__call__`, has its turn.
-        """
-        arrays, tracked = [], False
-        for a in args:
-            if not isinstance(a, Tensor):
-                return None
-            tracked = tracked or a.tracked
-            arrays.append(a.data)
-        if modes.watcher is not None:
-            return None
-        try:
-            y = self.forward(*arrays, **params) if params else self.forward(*arrays)
-        except Exception:
-            return None  # it will happen again, and be explained
-        if type(y) is not np.ndarray:
-            if not isinstance(y, np.generic):
-                return None
-            y = np.asarray(y)  # NumPy makes scalars of 0-d results
-        if y.dtype is not arrays[0].dtype or y.dtype.kind != "f":
-            return None
-        if tracked and modes.recording:
-            kept = {name: frozen(x) for name, x in params.items()} if params else NOTHING
-            return _wrap(y, Node(self, args, arrays, kept, None, 0))
-        return _wrap(y)
 
     def argument_name(self, k: int) -> str:
         """The name of the k-th array; its number, where the op takes any number of them."""
@@ -534,7 +554,8 @@ class Op:
             y, xs = (y, node.inputs) if create_graph else (y.data, node.arrays)
             if self.variadic:
                 return self._of_wanted(self.rules(g, y, *xs, **node.params), wants)
-            ds, params = [], node.params  # (loops, because a comprehension is a call in itself)
+            ds: list = []
+            params = node.params  # (loops, because a comprehension is a call in itself)
             for rule, w in zip(self.rules, wants):  # noqa: B905  # one rule each
                 if not w:
                     ds.append(None)
@@ -612,6 +633,8 @@ def fused(reference: Callable, **options: Any) -> Callable[[Callable], Op]:
     return lambda forward: Op(forward, reference=reference, **options)
 
 
+# what a forward pass may raise about its arguments; it gets the op's name and their shapes
+EXPLAINED = (ValueError, TypeError, IndexError, OverflowError, AttributeError)
 NOTHING: dict[str, Any] = {}  # the parameters of an op that has none; nobody writes to it
 PLAIN = {np.ndarray, float, int, bool, type(None)}  # what an op takes as it is, beside Tensors
 
@@ -795,8 +818,8 @@ def history(roots: Iterable[Tensor], after: int = -1) -> list[Tensor]:
 
     Only those born later than ``after``: what is older is not in the answer and not walked through.
     """
-    todo = list(roots)
-    found, trail = set(todo), []
+    found = dict.fromkeys(roots)  # in the order given, each once
+    todo, trail = list(found), []
     while todo:
         t = todo.pop()
         node = t.node
@@ -810,7 +833,7 @@ def history(roots: Iterable[Tensor], after: int = -1) -> list[Tensor]:
         trail.append(t)
         for x in node.inputs:
             if isinstance(x, Tensor) and x.tracked and x not in found:
-                found.add(x)
+                found[x] = None
                 todo.append(x)
     trail.sort(key=attrgetter("node.born"))
     return trail
@@ -837,7 +860,8 @@ def grad(
 ) -> list[Any]:
     """Gradients of ``sum(grad_output * output)`` with respect to each of ``inputs``.
 
-    Unlike :meth:`Tensor.backward` it changes nothing: no ``.grad`` is touched and the graph stays.
+    Unlike :meth:`Tensor.backward` it changes nothing: no ``.grad`` is touched, and the graph stays
+    unless ``retain_graph`` is False.
 
     Parameters
     ----------

@@ -37,12 +37,12 @@ def main(name: str, what: str, threads: str) -> None:
     if what == "infer":
         model.eval()
     cut = shards_for(size.batch, size.d_model, int(threads))
-    with Workers(int(threads), (loss_of, score), parameters, cut) as workers:
+    with Workers(int(threads), (loss_of, score), parameters, shards=cut) as workers:
 
         def train(ids, targets):
             nonlocal count
             count += 1
-            said = workers.gradients(loss_of, parameters, len(ids), ids, targets, count)
+            said = workers.gradients(loss_of, len(ids), ids, targets, count)
             adam.step(workers)
             return sum(said)
 
