@@ -9,10 +9,10 @@ seen by all; gradients come back the same way, and only the batch goes through a
 
 from __future__ import annotations
 
+import copy
 import gc
 import mmap
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -146,7 +146,7 @@ class Child:
         self.gradients = gradients
         self.ours, self.theirs = Pipe()
         self.process: Any = None
-        self.asked = 0  # questions so far
+        self.asked = self.answered = 0  # questions and answers so far
 
     def start(self, family: Processes) -> None:
         from multiprocessing import get_context
@@ -180,16 +180,18 @@ class Child:
 
         Questions are numbered: an interrupt may have left the answer to an earlier one in the pipe.
         """
-        number = 0
-        while number != self.asked:
+        while self.answered < self.asked:
             try:
-                number, answer = self.ours.recv()
+                self.answered, answer = self.ours.recv()
             except (EOFError, OSError):
                 return RuntimeError(
                     f"a worker process ended ({self._end()}); if memory ran out, take fewer "
                     "workers or a smaller batch"
                 )
-        return pickle.loads(answer)
+            except Exception as e:  # it came, but cannot be read
+                self.answered += 1
+                answer = RuntimeError(f"the answer of a worker process cannot be read: {e}")
+        return answer
 
     def _end(self) -> str:
         self.process.join(1)
@@ -213,8 +215,13 @@ class Child:
                 try:
                     answer = self._work(family, *question)
                 except BaseException as e:
-                    answer = e
-                self.theirs.send((number, encoded(answer)))
+                    answer = readable(e)
+                try:
+                    self.theirs.send((number, answer))
+                except OSError:
+                    raise
+                except Exception as e:  # there is no sending that
+                    self.theirs.send((number, in_words(answer, e)))
 
     def _work(
         self, family: Processes, job: int, gradients: bool, records: bool, part: slice, batch: Any
@@ -241,13 +248,15 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def encoded(answer: Any) -> bytes:
-    """The answer pickled, or an error that says why it cannot be."""
+def readable(error: BaseException) -> BaseException:
+    """The error itself, if it can be made again from its arguments, as its reader will have to."""
     try:
-        code = pickle.dumps(answer)
-        if isinstance(answer, BaseException):
-            pickle.loads(code)  # some can be pickled, but not be read again
-        return code
-    except Exception as e:
-        what = answer if isinstance(answer, BaseException) else e
-        return pickle.dumps(RuntimeError(f"{type(what).__name__} in a worker process: {what}"))
+        copy.copy(error)
+        return error
+    except Exception:
+        return in_words(error, error)
+
+
+def in_words(answer: Any, problem: BaseException) -> RuntimeError:
+    what = answer if isinstance(answer, BaseException) else problem
+    return RuntimeError(f"{type(what).__name__} in a worker process: {what}")

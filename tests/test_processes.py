@@ -176,6 +176,17 @@ def test_an_error_in_a_shard_is_raised_here(at, forks):
             assert workers.run(fail, 6, -1, kind) == [0, 2, 4]  # no answer is a question late
 
 
+def returns_unreadable(part, again):
+    return part.start if again else Unreadable(1, 2)
+
+
+def test_an_answer_that_cannot_be_read_is_an_error(forks):
+    with Workers(2, (returns_unreadable,)) as workers:
+        with pytest.raises(RuntimeError, match="cannot be read"):
+            workers.run(returns_unreadable, 2, False)
+        assert workers.run(returns_unreadable, 2, True) == [0, 1]
+
+
 def test_an_interrupt_leaves_no_answer_for_the_next_question(forks, monkeypatch):
     with Workers(3, (which,)) as workers:
         answer = processes.Child.answer
