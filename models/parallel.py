@@ -27,7 +27,7 @@ __all__ = ["Workers", "cores", "one_blas_thread", "shards", "shards_for"]
 Job = Callable[..., Any]  # job(rows, *batch), for a stretch of rows of the batch
 
 # numbers in the state of an LSTM that make a shard worth its overhead (bench/LOG.md)
-ENOUGH_FOR_A_SHARD = 512
+ENOUGH_FOR_A_SHARD = 1024
 
 
 def shards(rows: int, workers: int) -> list[slice]:
@@ -45,7 +45,7 @@ def shards_for(rows: int, width: int, workers: int) -> int:
     """Into how many shards to cut a batch of ``rows`` texts, for LSTM states of ``width``.
 
     >>> shards_for(32, 64, 2), shards_for(32, 64, 64), shards_for(4, 16, 2)
-    (2, 4, 1)
+    (2, 2, 1)
     """
     return max(1, min(workers, rows * width // ENOUGH_FOR_A_SHARD))
 

@@ -142,7 +142,6 @@ SUITED: dict[str, dict[str, Any]] = {
         "pooling": "last",
         "lr": 6e-3,
         "steps": 3000,
-        "workers": 1,  # at eight characters a text, two threads wait for each other
     },
     "word": {"min_count": 2, "word_dropout": 0.3},
 }
