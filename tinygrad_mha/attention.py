@@ -17,6 +17,7 @@ from .products import matmul
 from .random import keep_mask, keep_scale, next_mask
 from .sampling import normal
 from .softmax import shift_of, softmax_reference
+from .stretches import stretches
 from .tensor import floating, fused, value
 from .tiled_attention import tiled_attention
 
@@ -132,7 +133,7 @@ def dense_attention(q, k, v, mask, is_causal, dropout_p, scale, seed, recompute)
     added, allowed = (None if a is None else m.broadcast_to(a, shape) for a in (added, allowed))
     scale, grow = dtype.type(scale), dtype.type(keep_scale(dropout_p))
     y, ones = _like(q, v.shape[-1]), m.ones((shape[-1], 1), dtype)
-    pieces = _pieces(shape) if m is np else [slice(0, shape[0])]
+    pieces = stretches(shape[0], math.prod(shape[1:]), IN_CACHE, q)
     kept = []  # p, and what dropout keeps, of each piece
 
     def scores(part):
@@ -194,12 +195,6 @@ def dense_attention(q, k, v, mask, is_causal, dropout_p, scale, seed, recompute)
         return (dq[0], dk[0], dv[0]) if single else (dq, dk, dv)
 
     return (y[0] if single else y), pullback
-
-
-def _pieces(shape):
-    """Stretches of the first axis with about IN_CACHE scores each."""
-    count = max(1, IN_CACHE // max(1, math.prod(shape[1:])))
-    return [slice(i, i + count) for i in range(0, shape[0], count)]
 
 
 def _like(x, width=None):

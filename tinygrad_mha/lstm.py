@@ -13,6 +13,7 @@ from .movement import getitem, stack, transpose
 from .packing import checked_lengths, plan_steps
 from .primitives import sigmoid, tanh, where
 from .products import matmul
+from .stretches import stretches
 from .tensor import fused, value
 
 
@@ -204,9 +205,7 @@ def _factors(gates, minus_g, c_before, s):
     """
     m, n = xp(s), s.shape[1]
     factors, to_dc = m.empty_like(gates), m.empty_like(s)
-    rows_at_a_time = max(1, AT_A_TIME // max(n, 1)) if m is np else max(1, len(s))
-    for start in range(0, len(s), rows_at_a_time):
-        rows = slice(start, start + rows_at_a_time)
+    for rows in stretches(len(s), n, AT_A_TIME, s):
         sigmoids = 1 / gates[rows]
         i, f, _, o = (sigmoids[:, k * n : k * n + n] for k in range(4))
         g = minus_g[rows]
