@@ -399,6 +399,45 @@ def test_a_training_that_is_stopped_leaves_no_process(stop, code, tmp_path):
         time.sleep(0.05)
 
 
+ORPHAN = """
+import multiprocessing, os, signal, time
+from tinygrad_mha.models.parallel import Workers
+
+def which(part):
+    return part.start
+
+with Workers(2, (which,)) as workers:
+    other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    other.start()  # it inherits our end of the pipe, which therefore outlives us
+    print(workers.processes.children[0].process.pid, other.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are for Linux")
+def test_a_child_ends_with_its_parent_though_the_pipe_stays_open():
+    run = subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True)
+    child, other = map(int, run.stdout.readline().split())
+    try:
+        assert run.wait(30) == -signal.SIGKILL
+        give_up = time.monotonic() + 10
+        while is_running(child):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        assert is_running(other)
+    finally:
+        os.kill(other, signal.SIGKILL)
+        run.stdout.close()
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def members(group):
     """The processes of a group that still run."""
     found = []
