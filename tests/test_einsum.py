@@ -7,7 +7,7 @@ from hypothesis import given
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor
-from tinygrad_mha.contraction import LONG, at_once, plan_for_two, schedule
+from tinygrad_mha.contraction import ABREAST, SMALL, at_once, plan_for_two, schedule
 from tinygrad_mha.subscripts import parse
 
 EXPRESSIONS = [
@@ -133,6 +133,9 @@ def test_the_numbers_of_numpy_wherever_hypothesis_looks(case):
     assert_same(tg.einsum(*xs, **params), want)
 
 
+LONG = SMALL + 1  # a row of which a copy pays
+
+
 def by_lot(rng):
     """Labels and sizes as they come: short rows and long ones, in every order."""
     while True:
@@ -162,11 +165,12 @@ def test_the_numbers_of_numpy_by_lot(rng):
             ways.add(("many", at_once(subscripts, shapes)))
         else:
             plan = plan_for_two(subscripts, shapes)
-            ways.add((plan.way, "transposed", plan.order is not None))
-            ways.add((plan.way, "left", plan.left.flip))
-            ways.add((plan.way, "right", plan.right.flip))
-    matmul = {("matmul", what, is_so) for what in ("transposed", "left", "right")
-              for is_so in (True, False)}  # fmt: skip
+            way = "loops" if "->" in plan.way else plan.way
+            ways.add((way, "transposed", plan.order is not None))
+            ways.add((way, "left", plan.left.flip))
+            ways.add((way, "right", plan.right.flip))
+    matmul = {(way, what, is_so) for what in ("transposed", "left", "right")
+              for is_so in (True, False) for way in ("matmul", "small")}  # fmt: skip
     others = {("multiply", "transposed", True), ("multiply", "transposed", False)}
     assert ways > matmul | others | {("many", True), ("many", False), ("loops", "left", False)}
 
@@ -383,25 +387,45 @@ def test_without_a_sum_it_multiplies(subscripts, calls, rng):
     assert calls == {"matmul": [], "einsum": []}
 
 
-def test_short_rows_are_left_to_numpy(calls, rng):
-    x = rng.standard_normal((1000, 3))
-    tg.einsum("bi,bi->b", x, x)
-    assert calls == {"matmul": [], "einsum": ["bi,bi->b"]}
+@pytest.mark.parametrize(
+    ("subscripts", "a", "b"),
+    [
+        ("ib,ib->b", (3, ABREAST), (3, ABREAST)),
+        ("ib,ib->b", (LONG, ABREAST), (LONG, ABREAST)),
+        ("ijb,jkb->ikb", (2, 3, ABREAST), (3, 4, ABREAST)),
+        ("ibc,ibc->bc", (3, ABREAST // 2, 2), (3, ABREAST // 2, 2)),
+    ],
+)
+def test_products_side_by_side_are_left_to_numpys_loops(subscripts, a, b, calls, rng):
+    a, b = rng.standard_normal(a), rng.standard_normal(b)
+    y = tg.einsum(subscripts, a, b)
+    assert calls == {"matmul": [], "einsum": [subscripts]}
+    assert_same(y, np.einsum(subscripts, a, b))
 
 
-def test_scattered_rows_are_left_to_numpy(calls, rng):
-    x = rng.standard_normal((2 * LONG, 3))
-    tg.einsum("ib,ib->b", x, x)
-    assert calls == {"matmul": [], "einsum": ["ib,ib->b"]}
+@pytest.mark.parametrize(
+    ("subscripts", "a", "b"),
+    [
+        ("bi,bi->b", (ABREAST, 3), (ABREAST, 3)),  # one after the other
+        ("ib,bi->b", (3, ABREAST), (ABREAST, 3)),
+        ("ib,ib->b", (3, ABREAST - 1), (3, ABREAST - 1)),
+        ("ijb,jkb->ikb", (LONG, 3, ABREAST), (3, 4, ABREAST)),
+    ],
+)
+def test_all_others_are_matrix_products(subscripts, a, b, calls, rng):
+    tg.einsum(subscripts, rng.standard_normal(a), rng.standard_normal(b))
+    assert len(calls["matmul"]) == 1
+    assert calls["einsum"] == []
 
 
-def test_matrices_scattered_in_memory_are_packed(calls, rng):
+@pytest.mark.parametrize(("rows", "packed"), [(LONG, True), (4, False)])
+def test_matrices_scattered_in_memory_are_packed_unless_they_are_small(rows, packed, calls, rng):
     """NumPy 2.0 multiplies them number by number."""
-    x = rng.standard_normal((3, 4, 5))
-    np.testing.assert_allclose(tg.einsum("ijb,ijb->b", x, x), (x * x).sum((0, 1)))
-    tg.einsum("ijb,kjb->ikb", x, x)
-    [(a, b)] = calls["matmul"]
-    assert all(x.flags.c_contiguous or x.mT.flags.c_contiguous for x in (a, b))
+    a, b = rng.standard_normal((rows, 4, 5)), rng.standard_normal((3, 4, 5))
+    y = tg.einsum("ijb,kjb->ikb", a, b)
+    [pair] = calls["matmul"]
+    assert all(x.flags.c_contiguous or x.mT.flags.c_contiguous for x in pair) == packed
+    np.testing.assert_allclose(y, np.einsum("ijb,kjb->ikb", a, b))
 
 
 @pytest.mark.parametrize("subscripts", ["ij->ji", "ii->i", "iji->ij", "i...->...i"])
@@ -504,6 +528,7 @@ def test_a_plan_is_made_once(rng):
     [
         ("bi,bi->b", ((3, LONG), (3, LONG))),
         ("ib,ib->b", ((LONG, 3), (LONG, 3))),
+        ("ib,ib->b", ((3, ABREAST), (3, ABREAST))),
         ("ijb,jkb->ikb", ((2, 3, 4), (3, 5, 4))),
         ("ij,jk,kl,lm->im", ((2, 3), (3, 4), (4, 5), (5, 2))),
         (",i,->i", ((), (3,), ())),

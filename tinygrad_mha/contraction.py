@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,10 +23,14 @@ import numpy as np
 from .backend import is_array, xp
 from .subscripts import Shape, parse, remembered, shape_of
 
-LONG = 128  # numbers in a row; in a shorter one, starting BLAS takes longer than the row itself
 START = 40  # numbers that are copied in the time that it takes to begin a new row of them
 APART = 4  # as many in the time of one, where they are no neighbours
+MULTIPLY_START, MULTIPLY_APART = 100, 10  # the same of a product, which reads two and writes one
+LONG, JUMPS = 2048, 2  # and rows shorter than this leave the processor no time to read ahead
 FEW = 4096  # multiplications that take no longer than a second call
+SMALL = 1024  # multiplications in a product of two matrices; in fewer, a copy costs more than BLAS
+ABREAST = 32  # products that lie side by side; from here on, all of them at once is the fastest
+NARROW = 64  # rows: from here on, NumPy's own loops are slow even there
 
 
 def einsum_of_one(subscripts: str, x: Any) -> Any:
@@ -53,8 +57,9 @@ class Plan(NamedTuple):
     swap: bool  # the first operand stands on the right
     left: Side
     right: Side
-    way: str  # "multiply", "matmul" or "loops"
-    loops: str | None  # the subscripts for NumPy's own loops, where they may be the fastest
+    # "multiply", "matmul", "small" (a matmul of the matrices as they lie), or the subscripts for
+    # NumPy's own loops
+    way: str
     shape: Shape | None  # of the result, unless it has it already
     order: tuple[int, ...] | None  # of its axes after that
 
@@ -66,11 +71,11 @@ def einsum_of_two(subscripts: str, a: Any, b: Any) -> Any:
     left, right = _prepared(m, left, plan.left), _prepared(m, right, plan.right)
     if plan.way == "multiply":
         return _product(m, left, right, plan.order)
-    if plan.way == "loops":
-        return m.einsum(plan.loops, left, right)
-    if plan.loops and _apart(left, -1) and _apart(right, -2):
-        return m.einsum(plan.loops, a, b)
-    y = m.matmul(_packed(m, left, plan.left.flip), _packed(m, right, plan.right.flip))
+    if "->" in plan.way:
+        return m.einsum(plan.way, left, right)
+    if plan.way == "matmul":
+        left, right = _packed(m, left, plan.left.flip), _packed(m, right, plan.right.flip)
+    y = m.matmul(left, right)
     y = y if plan.shape is None else y.reshape(plan.shape)
     return y if plan.order is None else y.transpose(plan.order)
 
@@ -109,6 +114,23 @@ def _apart(x: Any, axis: int) -> bool:
 # ---------------------------------------------------------------------------------- the plan
 
 
+class Sorted(NamedTuple):
+    """Two operands, left and right, and their labels."""
+
+    terms: tuple[str, ...]
+    lengths: list[dict[str, int]]  # of the axes of each
+    output: str
+    sizes: dict[str, int]
+    batch: list[str]  # in both and in the output
+    contracted: list[str]  # in both and summed
+    left: list[str]  # in one of them
+    right: list[str]
+
+    def exchanged(self) -> Sorted:
+        terms, lengths = self.terms[::-1], self.lengths[::-1]
+        return self._replace(terms=terms, lengths=lengths, left=self.right, right=self.left)
+
+
 @remembered
 def plan_for_two(subscripts: str, shapes: tuple[Shape, Shape]) -> Plan:
     """Sort the labels of two operands into batch, left, right and contracted."""
@@ -124,37 +146,53 @@ def plan_for_two(subscripts: str, shapes: tuple[Shape, Shape]) -> Plan:
     batch = [l for l in output if l in a and l in b]
     contracted = [l for l in a if l in b and l not in output]
     left, right = [l for l in a if l not in b], [l for l in b if l not in a]
-
+    labels = Sorted(terms, lengths, output, sizes, batch, contracted, left, right)
     if not contracted:
-        # The one on the left decides in which order memory is walked: the larger.
-        swap = count(sizes, b) > count(sizes, a)
-        if swap:
-            a, b, terms, lengths = b, a, terms[::-1], lengths[::-1]
-        walk = _walk(terms, lengths, a, b, output)
-        one = _factor(terms[0], lengths[0], a, walk)
-        other = _factor(terms[1], lengths[1], b, walk)
-        as_they_lie = walk == output and all(l in a or sizes[l] == 1 for l in output)
-        order = None if as_they_lie else tuple(walk.index(l) for l in output)
-        return Plan(swap, one, other, "multiply", None, None, order)
-    loops = None
-    if batch and not left and not right:  # many products of a row and a column
-        kept = [
-            "".join(l for l in dict.fromkeys(t) if l in x or n[l] == 1)
-            for t, n, x in zip(terms, lengths, (a, b), strict=True)
-        ]
-        loops = f"{','.join(kept)}->{output}"
-        if count(sizes, contracted) < LONG:
-            one, other = (
-                Side(None if k == t else f"{t}->{k}", None, None)
-                for k, t in zip(kept, terms, strict=True)
-            )
-            return Plan(False, one, other, "loops", loops, None, None)
-        loops = loops if kept == list(terms) else None
+        return _multiply(labels, a, b)
+    return _many_at_once(labels, a, b) or _matrices(labels)
 
-    # The last axis of the output on the right: then the product lies in memory as it is wanted.
-    swap = output[-1:] in left
+
+def _multiply(labels: Sorted, a: list[str], b: list[str]) -> Plan:
+    terms, lengths, output, sizes, *_ = labels
+    # The one on the left decides in which order memory is walked: the larger.
+    swap = count(sizes, b) > count(sizes, a)
     if swap:
-        left, right, terms, lengths = right, left, terms[::-1], lengths[::-1]
+        a, b, terms, lengths = b, a, terms[::-1], lengths[::-1]
+    walk = _walk(terms, lengths, a, b, output)
+    one = _factor(terms[0], lengths[0], a, walk)
+    other = _factor(terms[1], lengths[1], b, walk)
+    as_they_lie = walk == output and all(l in a or sizes[l] == 1 for l in output)
+    order = None if as_they_lie else tuple(walk.index(l) for l in output)
+    return Plan(swap, one, other, "multiply", None, order)
+
+
+def _many_at_once(labels: Sorted, a: list[str], b: list[str]) -> Plan | None:
+    """Tiny matrices whose numbers lie side by side: all the first ones, then all the second ones.
+    NumPy's loops do that, a row of them in the time of one product.
+    """
+    terms, lengths, output, sizes, _, contracted, left, right = labels
+    each = count(sizes, [*left, *right])
+    if each > 1 and each * count(sizes, contracted) > SMALL:
+        return None
+    kept = [_left(*operand) for operand in zip(terms, lengths, (a, b), strict=True)]
+    rows = [[l for l in term if sizes[l] != 1][::-1] for term in kept]
+    pairs = zip(*rows, strict=False)  # from the last axis on, until one has no more
+    beside = takewhile(lambda pair: pair[0] == pair[1] and pair[0] in output, pairs)
+    if count(sizes, (l for l, _ in beside)) < ABREAST:
+        return None
+    one, other = (
+        Side(None if k == list(term) else f"{term}->{''.join(k)}", None, None)
+        for k, term in zip(kept, terms, strict=True)
+    )
+    return Plan(False, one, other, f"{','.join(map(''.join, kept))}->{output}", None, None)
+
+
+def _matrices(labels: Sorted) -> Plan:
+    # The last axis of the output on the right: then the product lies in memory as it is wanted.
+    swap = labels.output[-1:] in labels.left
+    if swap:
+        labels = labels.exchanged()
+    terms, lengths, output, sizes, batch, contracted, left, right = labels
     # The batch and the contracted labels may come in any order that is the same for both operands:
     # that of the output spares the result a transpose, that of an operand may spare it a copy.
     choices = [
@@ -167,12 +205,13 @@ def plan_for_two(subscripts: str, shapes: tuple[Shape, Shape]) -> Plan:
         for inner in _orders(contracted, *terms)
     ]
     (_, one), (_, other), have = min(choices, key=lambda c: c[0][0] + c[1][0])
+    rows = count(sizes, left)
+    small = batch and rows < NARROW and rows * count(sizes, [*contracted, *right]) <= SMALL
     return Plan(
         swap,
         one,
         other,
-        "matmul",
-        loops,
+        "small" if small else "matmul",
         None if len(left) == len(right) == 1 else tuple(sizes[l] for l in have),
         None if have == list(output) else tuple(have.index(l) for l in output),
     )
@@ -206,7 +245,8 @@ def _walk(
             if any(s.get(l, 0) != row * inner for s, inner in zip(steps, step, strict=True)):
                 break
             row *= sizes[l]
-        return 3 + START / max(row, 1) + (max(step) > 1) * APART
+        jumps = JUMPS if row < LONG else 0
+        return 3 + jumps + MULTIPLY_START / max(row, 1) + (max(step) > 1) * MULTIPLY_APART
 
     as_a = [l for l in output if l not in a] + a
     along_the_longest = sorted(as_a, key=max(output, key=sizes.__getitem__, default="").__eq__)
@@ -329,11 +369,11 @@ def _as_it_comes(subscripts: str, shapes: tuple[Shape, Shape]) -> str:
     """The same product, with the labels of the output in the order in which they lie in memory."""
     terms, output, _ = parse(subscripts, shapes)
     plan = plan_for_two(subscripts, shapes)
-    if plan.order is not None:
+    if plan.way == "multiply":  # as the larger one lies
+        output = "".join(sorted(output, key=terms[plan.swap].find))
+    elif plan.order is not None:
         have = dict(zip(plan.order, output, strict=True))
         output = "".join(have[axis] for axis in range(len(output)))
-    elif plan.way == "multiply":  # as the larger one lies
-        output = "".join(sorted(output, key=terms[plan.swap].find))
     return f"{','.join(terms)}->{output}"
 
 
