@@ -425,6 +425,8 @@ class Op:
         except EXPLAINED as e:
             raise self._explain(e, arrays, params) from None
         records = tracked and modes.recording
+        if isinstance(y, np.generic):  # NumPy makes scalars of 0-d results
+            y = np.asarray(y)
         if type(y) is not np.ndarray or y.dtype is not dtype:
             return self._finish(y, args if records else None, arrays, arrays, params, None, True)
         if not records:
@@ -554,14 +556,13 @@ class Op:
             y, xs = (y, node.inputs) if create_graph else (y.data, node.arrays)
             if self.variadic:
                 return self._of_wanted(self.rules(g, y, *xs, **node.params), wants)
-            ds: list = []
-            params = node.params  # (loops, because a comprehension is a call in itself)
-            for rule, w in zip(self.rules, wants):  # noqa: B905  # one rule each
-                if not w:
-                    ds.append(None)
-                else:
-                    ds.append(rule(g, y, *xs, **params) if params else rule(g, y, *xs))
-            return ds
+            if self.arity == 2 and not node.params:  # what follows, without the loop
+                (da, db), (a, b) = self.rules, xs
+                return da(g, y, a, b) if wants[0] else None, db(g, y, a, b) if wants[1] else None
+            return [
+                rule(g, y, *xs, **node.params) if w else None
+                for rule, w in zip(self.rules, wants, strict=True)
+            ]
         if not create_graph:
             return self._of_wanted(node.pullback(g), wants)  # type: ignore[misc]
         self._check_data(node)
@@ -781,7 +782,7 @@ def backpropagate(
                     if not w or d is None:
                         continue
                     a = x.data
-                    if type(d) is type(a) and d.shape == a.shape and d.dtype is a.dtype:
+                    if getattr(d, "shape", None) == a.shape and d.dtype is a.dtype:
                         before = gradients.get(x)
                         if before is None:
                             gradients[x] = d  # the usual case
