@@ -555,9 +555,7 @@ def test_interrupting_a_training(trained, data, tmp_path):
     shutil.copytree(trained[0], folder)
     command = [sys.executable, "-m", "tinygrad_mha", "train", data, "--out", folder, *FAST]
     command += ["--workers", "2", "--epochs", "1000000", "--early-stopping", "0"]
-    # what a shell starts in the background ignores the keys; this one shall not
-    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heed) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         while b"epoch  1" not in process.stderr.readline():
             pass
         for _ in range(3):
