@@ -163,6 +163,15 @@ def test_a_child_that_refers_to_its_parent_is_no_endless_loop():
     assert "child: Linear(1, 1)" in repr(parent)
 
 
+def test_a_module_may_change_while_another_thread_walks_it():
+    """The first eval() adds an attribute, and free-threaded Python lets two threads do so."""
+    net = nn.Linear(2, 1)
+    walk = net.named_parameters()
+    first = next(walk)
+    net.eval()
+    assert [name for name, _ in (first, *walk)] == ["weight", "bias"]
+
+
 def test_train_and_eval_reach_every_module_and_return_the_module():
     tree = Tree()
     assert all(m.training for m in tree.modules())

@@ -85,7 +85,7 @@ def members(module: Module) -> Iterator[tuple[str, Any]]:
             for key, item in x.items() if isinstance(x, dict) else enumerate(x):
                 yield from inside(f"{name}.{key}", item)
 
-    for name, x in vars(module).items():
+    for name, x in vars(module).copy().items():  # another thread may call train() or eval()
         yield from inside(name, x)
 
 
