@@ -166,7 +166,7 @@ def test_a_child_that_refers_to_its_parent_is_no_endless_loop():
 def test_a_module_may_change_while_another_thread_walks_it():
     """The first eval() adds an attribute, and free-threaded Python lets two threads do so."""
     net = nn.Linear(2, 1)
-    walk = net.named_parameters()
+    walk = nn.members(net)
     first = next(walk)
     net.eval()
     assert [name for name, _ in (first, *walk)] == ["weight", "bias"]
