@@ -14,7 +14,6 @@ EQUIVALENT = {
     "engine:_useful:5:branch:1": "a shortcut: gradients that nobody asked for change no other",
     "engine:backpropagate:34:branch:2": "a shortcut: a sum in place saves an array",
     "engine:backpropagate:39:stale:1": "the same: no sum is known to be ours, so each is a new one",
-    "engine:pull:31:drop-term:1": "a shortcut: an output that needs no gradient passes none on",
     "engine:backpropagate:69:branch:1": "a shortcut: asked for nothing, an op gives None",
     "matmul:db:2:wrong-name:2": "a shortcut: one large product for many small ones",
     "pow:da:2:branch:2": "a shortcut: for a whole exponent the general rule gives the same",

@@ -114,25 +114,24 @@ def forward(q, k, v, tiles, scale, y, log_total):
         yi[...] = 0
         top = m.full((*qi.shape[:-1], 1), 0 if calm else -np.inf, q.dtype)
         total = m.zeros_like(top)
-        for r, j, hidden, added in tiles.columns(i, q):
-            p = room.product(qi[..., r, :], k[..., j, :])  # the scores; from here on in place
+        for j, hidden, added in tiles.columns(i, q):
+            p = room.product(qi, k[..., j, :])  # the scores; from here on in place
             if added is not None:
                 p += added
             hide(p, hidden)
             if not calm:
-                higher = m.maximum(top[..., r, :], p.max(axis=-1, keepdims=True))
+                higher = m.maximum(top, p.max(axis=-1, keepdims=True))
                 shift = finite(higher)
                 p -= shift
-                shrink = m.exp(top[..., r, :] - shift)
-                total[..., r, :] *= shrink
-                yi[..., r, :] *= shrink
-                top[..., r, :] = higher
+                shrink = m.exp(top - shift)
+                total *= shrink
+                yi *= shrink
+                top = higher
             m.exp(p, out=p)
-            # a product with ones is the fastest sum over a row
-            total[..., r, :] += p @ v1[..., j, -1:]
+            total += p @ v1[..., j, -1:]  # a product with ones is the fastest sum over a row
             if kept is not None:
-                p *= kept[..., r, j]
-            yi[..., r, :] += p @ v1[..., j, :-1]
+                p *= kept[..., j]
+            yi += p @ v1[..., j, :-1]
         total += total == 0  # a query that may attend nothing: 0 / 1
         yi /= total
         if kept is not None:
@@ -155,21 +154,21 @@ def backward(q, k, v, g, y, log_total, tiles, scale, dq, dk, dv):
         else:
             g1 = beside(gi * keep_scale(tiles.drop[2]), 0)
         dqi[...] = 0
-        for r, j, hidden, added in tiles.columns(i, q):
-            p = room.product(q1[..., r, :], k1[..., j, :])
+        for j, hidden, added in tiles.columns(i, q):
+            p = room.product(q1, k1[..., j, :])
             if added is not None:
                 p += added
             hide(p, hidden)
             m.exp(p, out=p)
-            dropped = p if kept is None else p * kept[..., r, j]
-            dv[..., j, :] += mT(dropped) @ g1[..., r, :-1]
-            ds = other.product(g1[..., r, :], v1[..., j, :])
+            dropped = p if kept is None else p * kept[..., j]
+            dv[..., j, :] += mT(dropped) @ g1[..., :-1]
+            ds = other.product(g1, v1[..., j, :])
             if kept is not None:
-                ds *= kept[..., r, j]
-                ds -= mean[..., r, :]
+                ds *= kept[..., j]
+                ds -= mean
             ds *= p
-            dk[..., j, :] += mT(ds) @ q1[..., r, :-1]
-            dqi[..., r, :] += ds @ k1[..., j, :-1]
+            dk[..., j, :] += mT(ds) @ q1[..., :-1]
+            dqi += ds @ k1[..., j, :-1]
         dqi *= scale
 
 
@@ -190,19 +189,16 @@ class Tiles(NamedTuple):
     def rows(self) -> Iterator[slice]:
         return stretches(self.tq, ROWS)
 
-    def columns(self, rows: slice, like: Any) -> Iterator[tuple[slice, slice, Any, Any]]:
-        """The tiles beside these rows, without those of zeros: (which of the rows, columns, where
-        attention is forbidden, what is added). The rows above a causal tile see nothing of it.
-        """
+    def columns(self, rows: slice, like: Any) -> Iterator[tuple[slice, Any, Any]]:
+        """(columns, where attention is forbidden, what is added), without the tiles of zeros."""
         m = xp(like)
         last = min(self.tk, rows.stop) if self.is_causal else self.tk
         for j in stretches(last, COLUMNS):
-            first = max(rows.start, j.start) if self.is_causal else rows.start
             hidden = added = None
             if self.mask is not None:
                 part = self.mask[
-                    ...,  # a length of 1 broadcasts
-                    slice(first, rows.stop) if self.mask.shape[-2] > 1 else slice(None),
+                    ...,
+                    rows if self.mask.shape[-2] > 1 else slice(None),  # a length of 1 broadcasts
                     j if self.mask.shape[-1] > 1 else slice(None),
                 ]
                 if part.dtype != bool:
@@ -213,10 +209,10 @@ class Tiles(NamedTuple):
                     continue
                 elif not part.all():
                     hidden = ~part
-            if self.is_causal and j.stop - 1 > first:
-                later = m.arange(j.start, j.stop) > m.arange(first, rows.stop)[:, None]
+            if self.is_causal and j.stop - 1 > rows.start:
+                later = m.arange(j.start, j.stop) > m.arange(rows.start, rows.stop)[:, None]
                 hidden = later if hidden is None else hidden | later
-            yield slice(first - rows.start, None), j, hidden, added
+            yield j, hidden, added
 
     def kept(self, rows: slice, like: Any) -> Any:
         """Which weights of these rows dropout keeps: (..., rows, Tk), or None for all."""
