@@ -165,10 +165,9 @@ def test_the_numbers_of_numpy_by_lot(rng):
             ways.add(("many", at_once(subscripts, shapes)))
         else:
             plan = plan_for_two(subscripts, shapes)
-            way = "loops" if "->" in plan.way else plan.way
-            ways.add((way, "transposed", plan.order is not None))
-            ways.add((way, "left", plan.left.flip))
-            ways.add((way, "right", plan.right.flip))
+            ways.add((plan.way, "transposed", plan.order is not None))
+            ways.add((plan.way, "left", plan.left.flip))
+            ways.add((plan.way, "right", plan.right.flip))
     matmul = {(way, what, is_so) for what in ("transposed", "left", "right")
               for is_so in (True, False) for way in ("matmul", "small")}  # fmt: skip
     others = {("multiply", "transposed", True), ("multiply", "transposed", False)}

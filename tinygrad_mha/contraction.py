@@ -57,11 +57,10 @@ class Plan(NamedTuple):
     swap: bool  # the first operand stands on the right
     left: Side
     right: Side
-    # "multiply", "matmul", "small" (a matmul of the matrices as they lie), or the subscripts for
-    # NumPy's own loops
-    way: str
+    way: str  # "multiply", "matmul", "small" (a matmul of the matrices as they lie) or "loops"
     shape: Shape | None  # of the result, unless it has it already
     order: tuple[int, ...] | None  # of its axes after that
+    loops: str = ""  # the subscripts for NumPy's own loops
 
 
 def einsum_of_two(subscripts: str, a: Any, b: Any) -> Any:
@@ -71,8 +70,8 @@ def einsum_of_two(subscripts: str, a: Any, b: Any) -> Any:
     left, right = _prepared(m, left, plan.left), _prepared(m, right, plan.right)
     if plan.way == "multiply":
         return _product(m, left, right, plan.order)
-    if "->" in plan.way:
-        return m.einsum(plan.way, left, right)
+    if plan.way == "loops":
+        return m.einsum(plan.loops, left, right)
     if plan.way == "matmul":
         left, right = _packed(m, left, plan.left.flip), _packed(m, right, plan.right.flip)
     y = m.matmul(left, right)
@@ -184,7 +183,8 @@ def _many_at_once(labels: Sorted, a: list[str], b: list[str]) -> Plan | None:
         Side(None if k == list(term) else f"{term}->{''.join(k)}", None, None)
         for k, term in zip(kept, terms, strict=True)
     )
-    return Plan(False, one, other, f"{','.join(map(''.join, kept))}->{output}", None, None)
+    loops = f"{','.join(map(''.join, kept))}->{output}"
+    return Plan(False, one, other, "loops", None, None, loops)
 
 
 def _matrices(labels: Sorted) -> Plan:
