@@ -62,6 +62,38 @@ def place_like(host: np.ndarray, x: Array) -> Array:
     return host if xp(x) is np else xp(x).asarray(host)
 
 
+def placed(x: Array, *hosts: np.ndarray) -> list[Array]:
+    """Small host arrays (ids, lengths, masks) beside ``x``, in one copy, and for reading only.
+
+    What was sent lately is not sent again: the lengths of a batch serve every layer.
+    """
+    if xp(x) is np:
+        return list(hosts)
+    device = x.device.id
+    keys = [(device, h.dtype.str, h.shape, h.tobytes()) for h in hosts]
+    found = [_sent.get(key) for key in keys]
+    if any(f is None for f in found):
+        missing = [(key, h) for key, h, f in zip(keys, hosts, found, strict=True) if f is None]
+        starts = [0]
+        for _, h in missing:
+            starts.append(starts[-1] + -(-h.nbytes // 16) * 16)  # a kernel reads 16 bytes at once
+        packed = np.zeros(max(starts[-1], 1), np.uint8)
+        for start, (key, _) in zip(starts, missing, strict=False):
+            packed[start : start + len(key[3])] = np.frombuffer(key[3], np.uint8)
+        there = xp(x).asarray(packed)
+        for start, (key, h) in zip(starts, missing, strict=False):
+            piece = there[start : start + h.nbytes]
+            _sent[key] = piece.view(h.dtype).reshape(h.shape) if h.size else xp(x).empty(h.shape, h.dtype)
+        found = [_sent[key] for key in keys]
+        while len(_sent) > SENT_LATELY:
+            _sent.pop(next(iter(_sent)), None)
+    return found
+
+
+SENT_LATELY = 32  # arrays, of a few kilobytes each
+_sent: dict[tuple, Array] = {}
+
+
 def check_device(device: str) -> str:
     """The full name of a device: ``"cuda"`` means ``"cuda:0"``; anything unknown is an error.
 

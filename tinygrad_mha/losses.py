@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backend import is_array, place_like, xp
+from .backend import is_array, place_like, placed, xp
 from .primitives import attach, softplus, times, where
 from .reductions import sum
 from .sampling import normal
@@ -114,7 +114,7 @@ def _rows(logits, targets, ignore_index, name="logits"):
                 f"target {targets[bad][0]} at {where_} is no class number: there are {classes} "
                 "classes, from 0 on (ignore_index=… leaves a value out)"
             )
-        targets = place_like(targets, logits)
+        [targets] = placed(logits, targets)
     return logits.reshape(targets.size, classes), targets.reshape(-1)
 
 

@@ -382,16 +382,21 @@ class Op:
             arrays = [value(a) for a in args]
         given = arrays
         forward, records = self.forward, tracked and modes.recording
+        kernel = None
         if self.reference is not None:
             arrays = in_one_dtype(arrays)
             if self.without_way_back is not None and not records:
                 forward = self.without_way_back
+            if not HOST.issuperset(map(type, arrays)):
+                kernel = kernel_of(self)
         try:
-            y = forward(*arrays, **params)
+            y = None if kernel is None else kernel(*arrays, **params)
+            if kernel is None or y is None:  # the kernel leaves some calls to the array code
+                y, kernel = forward(*arrays, **params), None
         except EXPLAINED as e:
             raise self._explain(e, arrays, params) from None
         pullback = None
-        if self.reference is not None and forward is self.forward:
+        if kernel is not None or (self.reference is not None and forward is self.forward):
             if type(y) is not tuple or len(y) != 2 or not callable(y[1]):
                 raise TypeError(f"{self.name}: a fused op's forward returns (y, pullback)")
             y, pullback = y
@@ -638,6 +643,14 @@ def fused(reference: Callable, **options: Any) -> Callable[[Callable], Op]:
 EXPLAINED = (ValueError, TypeError, IndexError, OverflowError, AttributeError)
 NOTHING: dict[str, Any] = {}  # the parameters of an op that has none; nobody writes to it
 PLAIN = {np.ndarray, float, int, bool, type(None)}  # what an op takes as it is, beside Tensors
+HOST = frozenset(PLAIN)
+
+
+def kernel_of(op: Op) -> Callable | None:
+    """What runs ``op`` on a GPU in place of its forward, as :mod:`tinygrad_mha.kernels` has it."""
+    from .kernels.table import KERNELS
+
+    return KERNELS.get(op.name) if REGISTRY.get(op.name) is op else None
 
 
 def constant(a: Any, op: Op, weak: bool) -> Any:

@@ -1,0 +1,106 @@
+"""Attention on a GPU: one kernel forward, two backward, and no table of scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..attention import _check, _mask, _scale
+from ..backend import Array, xp
+from ..random import keep_scale
+from . import dropout as dropouts
+from .launch import blocks, launch, usable
+
+FILE, THREADS = "attention.cu", 64
+WIDEST = 128  # numbers of a query or a value: they are kept in registers
+
+PLACE = np.dtype([("batch", "i8"), ("head", "i8"), ("row", "i8")])
+MASK = np.dtype(
+    [("allowed", "u8"), ("added", "u8"), *((n, "i8") for n in ("batch", "head", "row", "column"))]
+    + [("causal", "i4"), ("", "i4")]
+)
+
+def scaled_dot_product_attention(
+    q, k, v, *, mask=None, is_causal=False, dropout_p=0.0, scale=None, seed=None, recompute=False
+) -> Any:
+    """For one or two leading axes, the same ones in all; any length of text."""
+    lead = q.shape[:-2]
+    if not (
+        all(usable(x) and x.dtype == q.dtype and x.shape[:-2] == lead for x in (q, k, v))
+        and len(lead) in (1, 2)
+        and all(x.size for x in (q, k, v))
+        and max(q.shape[-1], v.shape[-1]) <= WIDEST
+        and max(lead) < 1 << 16
+    ):
+        return None
+    _check(q, k, v)
+    m, (tq, tk) = xp(q), (q.shape[-2], k.shape[-2])
+    q, k, v = (with_dense_rows(x) for x in (q, k, v))
+    mask, held = mask_struct(_mask(mask, (*lead, tq, tk), q), is_causal, (*lead, tq, tk), q)
+    bits = dropouts.struct(dropout_p, seed, (*lead, tq, tk))
+    scale, grow = float(_scale(q, scale)), float(keep_scale(dropout_p))
+    y = heads_like(q, (*q.shape[:-1], v.shape[-1]))
+    sums = m.empty((*lead, tq), q.dtype)
+    heads, batch = (lead[1] if len(lead) == 2 else 1), lead[0]
+    widths = {"WIDTH": q.shape[-1], "WIDTH_V": v.shape[-1]}
+    numbers = mask, bits, scale, grow, tq, tk
+
+    def run(name: str, rows: int, *arguments: Any) -> None:
+        arrays = [a for a in arguments if a is not None]
+        launch(FILE, name, q, (blocks(rows, THREADS), heads, batch), THREADS, *arrays, **widths)
+
+    run("attention", tq, q, k, v, y, sums, *map(place, (q, k, v, y)), *numbers)
+
+    def pullback(g):
+        g, alive = with_dense_rows(g), held  # noqa: F841 (the mask's array lives as long as we do)
+        dq, dk, dv = (heads_like(x, x.shape) for x in (q, k, v))
+        along = m.empty_like(sums)
+        run(
+            "attention_dq", tq, q, k, v, y, g, sums, dq, along,
+            *map(place, (q, k, v, y, g, dq)), *numbers,
+        )  # fmt: skip
+        run(
+            "attention_dkv", tk, q, k, v, g, sums, along, dk, dv,
+            *map(place, (q, k, v, g, dk, dv)), *numbers,
+        )  # fmt: skip
+        return dq, dk, dv
+
+    return (y, pullback)
+
+
+def with_dense_rows(x: Array) -> Array:
+    """x itself, if its rows have no gaps; else a copy."""
+    dense = x.strides[-1] == x.itemsize or x.shape[-1] == 1
+    return x if dense and all(s >= 0 for s in x.strides) else xp(x).ascontiguousarray(x)
+
+
+def heads_like(x: Array, shape: tuple) -> Array:
+    """An empty array whose heads lie in memory as those of x, so that none need be copied later."""
+    if len(shape) == 4 and x.strides[1] < x.strides[2]:  # (B, T, h, d) seen as (B, h, T, d)
+        b, h, t, d = shape
+        return xp(x).empty((b, t, h, d), x.dtype).transpose(0, 2, 1, 3)
+    return xp(x).empty(shape, x.dtype)
+
+
+def place(x: Array) -> np.ndarray:
+    """The strides of x (B, h, T, d) or (B, T, d), in numbers."""
+    batch, *head, row, _ = (s // x.itemsize for s in x.strides)
+    return np.array((batch, head[0] if head else 0, row), PLACE)
+
+
+def mask_struct(mask: Array | None, causal: bool, shape: tuple, like: Array) -> tuple[Any, Any]:
+    """What the kernels know of the mask, and the array behind it, which somebody has to keep."""
+    out = np.zeros((), MASK)
+    out["causal"] = causal
+    if mask is not None:
+        kind = "allowed" if mask.dtype == bool else "added"
+        if kind == "added":
+            mask = mask.astype(like.dtype, copy=False)
+        out[kind] = mask.data.ptr
+        wide = xp(mask).broadcast_to(mask, shape)
+        batch, *head, row, column = (s // mask.itemsize for s in wide.strides)
+        for name, stride in zip(("batch", "head", "row", "column"), (batch, head[0] if head else 0, row, column), strict=True):
+            out[name] = stride
+    return out, mask
+

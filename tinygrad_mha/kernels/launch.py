@@ -1,0 +1,81 @@
+"""How a kernel is compiled, once, and launched.
+
+A ``.cu`` file of this folder is CUDA C without headers. It computes with ``number``, which is float
+or double, and may have other constants: each choice of them is compiled when it is first used.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array, xp
+
+REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+SHARED_BYTES = 48 << 10  # of shared memory that a block may use on every GPU without asking
+
+
+def usable(x: Array) -> bool:
+    """Whether kernels compute with ``x``: float32 or float64 on a GPU, and nobody switched them off.
+
+    ``TINYGRAD_MHA_KERNELS=0`` does: then CuPy's array operations take over, which is slower and
+    gives the same numbers to rounding.
+    """
+    return (
+        x.dtype in REAL
+        and hasattr(xp(x), "RawModule")
+        and os.environ.get("TINYGRAD_MHA_KERNELS", "1") != "0"
+    )
+
+
+@functools.cache
+def source(file: str) -> str:
+    """A file of this folder, with those that it includes: to NVRTC there is one text and no folder."""
+    lines = Path(__file__).with_name(file).read_text(encoding="utf-8").splitlines()
+    included = (re.fullmatch(r'#include "(.+)"', line) for line in lines)
+    return "\n".join(source(i[1]) if i else s for i, s in zip(included, lines, strict=True)) + "\n"
+
+
+@functools.cache
+def kernel(file: str, name: str, dtype: np.dtype, constants: tuple = ()) -> Any:
+    """The function ``name`` of ``file``, compiled for a dtype and for these constants."""
+    return module(file, dtype, constants).get_function(name)
+
+
+@functools.cache
+def module(file: str, dtype: np.dtype, constants: tuple) -> Any:
+    options = [f"-D{k}={v}" for k, v in (("REAL", REAL[dtype]), *constants)]
+    return sys.modules["cupy"].RawModule(code=source(file), options=("-std=c++17", *options))
+
+
+def launch(
+    file: str, name: str, like: Array, grid: Any, block: int, *args: Any, shared: int = 0, **constants: Any
+) -> None:
+    """Run a kernel on the device of ``like``, whose dtype is its ``number``.
+
+    Python's numbers become what a kernel takes: an int an ``int``, a float a ``number``, None a null
+    pointer. Nobody waits for the end.
+    """
+    f = kernel(file, name, like.dtype, tuple(constants.items()))
+    real = like.dtype.type
+    typed = tuple(
+        np.int32(a) if type(a) is int else real(a) if type(a) is float else a for a in args
+    )
+    grid = grid if type(grid) is tuple else (grid,)
+    device = like.device
+    if device.id == sys.modules["cupy"].cuda.runtime.getDevice():
+        f(grid, (block,), typed, shared_mem=shared)
+    else:
+        with device:
+            f(grid, (block,), typed, shared_mem=shared)
+
+
+def blocks(n: int, size: int) -> int:
+    """How many blocks of ``size`` cover n: at least one."""
+    return max(1, -(-n // size))

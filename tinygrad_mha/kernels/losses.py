@@ -1,0 +1,64 @@
+"""Cross-entropy on a GPU: one launch each way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..backend import xp
+from ..losses import _beside, _rows, share
+from .columns import tickets
+from .launch import blocks, launch, usable
+
+FILE, THREADS = "losses.cu", 128
+
+
+def cross_entropy(
+    logits, targets, *, weight=None, label_smoothing=0.0, ignore_index=None, reduction="mean"
+) -> Any:
+    """The loss, the sum over the rows included."""
+    if not usable(logits) or not logits.size or not 0 <= label_smoothing <= 1:
+        return None
+    share(reduction, 1)  # is it one of the three?
+    rows, goal = _rows(xp(logits).ascontiguousarray(logits), targets, ignore_index)
+    m, (n, classes), dtype = xp(rows), rows.shape, rows.dtype
+    goal = goal.astype(np.int64, copy=False)
+    w = None
+    if weight is not None:
+        w = m.ascontiguousarray(_beside(weight, rows))
+        if w.shape != (classes,):
+            return None  # where it is explained
+    struct = np.zeros((), goal_struct(dtype))
+    struct["weight"], struct["smoothing"] = 0 if w is None else w.data.ptr, label_smoothing
+    if ignore_index is not None:
+        struct["ignored"], struct["ignores"] = ignore_index, 1
+    struct["classes"] = classes
+    losses, logs, counted = m.empty((3, n), dtype)
+    result = m.empty(2, dtype)
+    grid = blocks(n * 32, THREADS)
+    launch(
+        FILE, "cross_entropy", rows, grid, THREADS,
+        rows, goal, losses, logs, counted, result, tickets(rows, 1), struct, n,
+        int(reduction == "mean"),
+    )  # fmt: skip
+    each = reduction == "none"
+
+    def pullback(g):
+        g, _ = m.ascontiguousarray(g), w  # the weights live as long as we do
+        dx = m.empty_like(rows)
+        launch(
+            FILE, "cross_entropy_back", rows, grid, THREADS,
+            rows, goal, logs, g, None if each else result[1:], dx, struct, n, int(each),
+        )  # fmt: skip
+        return dx.reshape(logits.shape), None
+
+    return (losses.reshape(logits.shape[:-1]) if each else result[0]), pullback
+
+
+def goal_struct(dtype: np.dtype) -> np.dtype:
+    return np.dtype(
+        [("weight", "u8"), ("smoothing", dtype), ("ignored", "i8"), ("ignores", "i4")]
+        + [("classes", "i4")],
+        align=True,
+    )

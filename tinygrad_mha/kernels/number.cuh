@@ -1,0 +1,40 @@
+// What all kernels compute with.
+#ifndef REAL
+#define REAL float
+#endif
+#ifndef INFINITY  // g++ and nvcc have this macro, NVRTC has not
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+typedef REAL number;
+
+#define ALL_LANES 0xffffffffu
+#define WARP 32
+
+// For every k below n, shared out among all threads of the grid.
+#define EACH(k, n)                                                                        \
+  for (long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x, stop_##k = (n); \
+       k < stop_##k; k += (long long)gridDim.x * blockDim.x)
+
+__device__ __forceinline__ number warp_sum(number v) {
+  for (int o = WARP / 2; o; o /= 2) v += __shfl_xor_sync(ALL_LANES, v, o);
+  return v;
+}
+__device__ __forceinline__ number warp_max(number v) {
+  for (int o = WARP / 2; o; o /= 2) v = max(v, __shfl_xor_sync(ALL_LANES, v, o));
+  return v;
+}
+
+// Whether this block is the last of the grid's `blocks` to come here. What the others wrote before they came can then
+// be read, through a volatile pointer. The ticket is 0 before and after. All threads of the block take part.
+__device__ __forceinline__ bool last_block(unsigned* ticket, unsigned blocks) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(ticket, 1u) == blocks - 1;
+    if (last) *ticket = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return last;
+}

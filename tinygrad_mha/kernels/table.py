@@ -1,0 +1,21 @@
+"""Which op has kernels: op name -> a forward like the op's own, or None where they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .attention import scaled_dot_product_attention
+from .dropout import dropout
+from .embedding import embedding
+from .linear import linear
+from .losses import cross_entropy
+from .lstm import lstm
+from .norm import layer_norm, rms_norm
+
+KERNELS: dict[str, Callable] = {
+    f.__name__: f
+    for f in (
+        linear, embedding, dropout, layer_norm, rms_norm, cross_entropy,
+        scaled_dot_product_attention, lstm,
+    )
+}  # fmt: skip
