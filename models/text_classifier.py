@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mha import Tensor, checkpoint, nn
-from tinygrad_mha.backend import is_array, place_like, to_host
+from tinygrad_mha.backend import is_array, place_like, placed, to_host
 from tinygrad_mha.tensor import value
 
 from .multi_head_attention import MultiHeadAttention
@@ -91,7 +91,12 @@ class TextClassifier(nn.Module):
         x = self._run("rnn", lambda x: self.rnn(x, lengths=lengths)[0], x)
         real = np.arange(ids.shape[1]) < lengths[:, None]  # (B, T)
         self.multihead_attn.recompute = "scores" in self.recompute
-        mask = None if real.all() else place_like(real[:, None, None], x.data)
+        mask = None
+        if not real.all():
+            # what all layers need of the lengths, in one copy to a GPU
+            mask, *_ = placed(
+                x.data, real[:, None, None], lengths.astype(np.int32), _shares(real, lengths, x)
+            )
         x = self._run("attention", lambda x: self.multihead_attn(x, mask=mask), x)
         return self.fc(self.dropout(self._pool(x, real, lengths)))
 
@@ -101,13 +106,14 @@ class TextClassifier(nn.Module):
     def _pool(self, x: Tensor, real: np.ndarray, lengths: np.ndarray) -> Tensor:
         """(B, T, d) -> (B, d) over real tokens; zeros for a text that has none."""
         if self.pooling == "mean":
-            share = real / np.maximum(lengths, 1)[:, None]  # 1 / length at real tokens, else 0
-            share = place_like(share.astype(x.dtype)[:, None], x.data)  # (B, 1, T)
+            [share] = placed(x.data, _shares(real, lengths, x))
             return (share @ x).reshape(x.shape[0], x.shape[2])
         if self.pooling == "max":
             x = x.masked_fill(place_like(~real[..., None], x.data), -np.inf).max(axis=1)
         else:
             x = x[np.arange(len(lengths)), np.maximum(lengths, 1) - 1]
+        if lengths.size and lengths.min():
+            return x
         return x.masked_fill(place_like(lengths[:, None] == 0, x.data), 0.0)
 
     def _on_host(self, ids: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -131,3 +137,8 @@ class TextClassifier(nn.Module):
         if lengths.size and (lengths.min() < 0 or lengths.max() > ids.shape[1]):
             raise ValueError(f"lengths should lie between 0 and the {ids.shape[1]} ids of a row")
         return ids, lengths
+
+
+def _shares(real: np.ndarray, lengths: np.ndarray, x: Tensor) -> np.ndarray:
+    """(B, 1, T): what each token weighs in the mean of its text, 1 / length or 0."""
+    return (real / np.maximum(lengths, 1)[:, None]).astype(x.dtype)[:, None]

@@ -61,20 +61,33 @@ class Optimizer:
         """The same as functions without arguments, which may be called side by side."""
         yield partial(self.update, p, g, state, group)
 
-    def step(self, workers: Any = None) -> None:
+    def together(self, group: dict, params: list[Tensor], only_if: Any) -> list[Tensor]:
+        """Change those of a group's parameters that a GPU can change all at once; return the others."""
+        return params
+
+    def step(self, workers: Any = None, only_if: Any = None) -> None:
         """Change every parameter that has a gradient.
 
         ``workers``, if there are any, share the work: they have a ``count`` and a
         ``map(f, items)`` that calls ``f`` on several items at once. No bit depends on them.
+
+        ``only_if`` is one number, such as the norm that :func:`clip_grad_norm` returns: unless it
+        is finite, no parameter changes. (A GPU looks at it by itself: nobody has to wait. In the
+        count of steps, and so in Adam's divisors, the step counts.)
         """
+        if only_if is not None and xp(only_if) is np and not np.isfinite(only_if):
+            return
         with locks.lifted(p.data for p in self.params):  # detect_anomaly locks what a graph needs
             jobs: list[Callable] = []
             for group in self.param_groups:
-                for p in group["params"]:
-                    if p.grad is None:
-                        continue
-                    if p.grad.shape != p.shape:
+                params = [p for p in group["params"] if p.grad is not None]
+                for p in params:
+                    if p.grad.shape != p.shape:  # type: ignore[union-attr]
                         raise ValueError(f"a parameter {p.shape} has a gradient {p.grad.shape}")
+                params = self.together(group, params, only_if)
+                if params and only_if is not None and not bool(xp(only_if).isfinite(only_if)):
+                    return
+                for p in params:
                     jobs += self.work(p.data, p.grad.data, self.state[p], group)
             n = 1 if workers is None else workers.count
             (workers.map if n > 1 else map_all)(call_all, [jobs[k::n] for k in range(n)])
@@ -366,11 +379,34 @@ class Adam(Optimizer):
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> None:
         call_all(self.work(p, g, state, group))
 
-    def work(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> Iterator[Callable]:
+    def together(self, group: dict, params: list[Tensor], only_if: Any) -> list[Tensor]:
+        if all(xp(p.data) is np for p in params):
+            return params
+        from .kernels import optim as kernels
+
+        rest: list[Tensor] = []
+        alike: dict[Any, list[tuple]] = {}
+        for p in params:
+            a, g = p.data, p.grad.data
+            if not kernels.fits(a, g) or (group["lazy"] and p.ndim > 1):
+                rest.append(p)
+                continue
+            t, mean, square = self._next(a, self.state[p])
+            alike.setdefault((a.dtype, p.device, t), []).append((a, g, mean, square))
+        for (_, _, t), arrays in alike.items():
+            kernels.adam(arrays, t, group, self.decoupled, only_if)
+        return rest
+
+    def _next(self, p: Array, state: dict[str, Any]) -> tuple[int, Array, Array]:
+        """The number of the step that begins, and what is remembered of p."""
         m = xp(p)
         if not state:
             state.update(step=0, mean=m.zeros(p.shape, p.dtype), square=m.zeros(p.shape, p.dtype))
         state["step"] += 1
+        return state["step"], state["mean"], state["square"]
+
+    def work(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> Iterator[Callable]:
+        self._next(p, state)
         arrays = p, g, state["mean"], state["square"]
         if group["lazy"] and p.ndim > 1:
             yield partial(self._move_rows, arrays, state["step"], group)
@@ -485,6 +521,15 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = Fals
     if not params:
         return np.float32(0.0)
     m = xp(params[0].data)
+    if m is not np and not error_if_nonfinite:
+        from .kernels import optim as kernels
+
+        made = kernels.clipped([p.grad.data for p in params], max_norm)
+        if made is not None:
+            norm, gradients = made
+            for p, g in zip(params, gradients, strict=True):
+                p.grad = Tensor(g)
+            return norm
     squares = [m.vdot(p.grad.data, p.grad.data) for p in params]
     norm = m.sqrt(sum(squares[1:], start=squares[0]))
     if error_if_nonfinite and not bool(m.isfinite(norm)):

@@ -3,7 +3,7 @@
 
 // z = (x - mean) / s, s = √(mean square of x - mean, + eps); with `centred` 0 the mean is taken to be 0.
 // y = z · weight + bias; either may be null. x, y, z (rows, n), scales (rows): 1 / s. Grid: warps for all rows.
-extern "C" __global__ void norm(const number* __restrict__ x, const number* __restrict__ weight,
+extern "C" __global__ void row_norm(const number* __restrict__ x, const number* __restrict__ weight,
                                 const number* __restrict__ bias, number* __restrict__ y, number* __restrict__ z,
                                 number* __restrict__ scales, int rows, int n, number eps, int centred) {
   int row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;
@@ -25,7 +25,7 @@ extern "C" __global__ void norm(const number* __restrict__ x, const number* __re
 }
 
 // dx = (h - mean h - z · mean(h · z)) / s, h = g · weight; without `centred` mean h does not count.
-extern "C" __global__ void norm_back(const number* __restrict__ g, const number* __restrict__ weight,
+extern "C" __global__ void row_norm_back(const number* __restrict__ g, const number* __restrict__ weight,
                                      const number* __restrict__ z, const number* __restrict__ scales,
                                      number* __restrict__ dx, int rows, int n, int centred) {
   int row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;

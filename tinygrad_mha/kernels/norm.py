@@ -50,12 +50,12 @@ def norm(x, weight, bias, eps: float, centred: int) -> Any:
     x, weight, bias = (None if a is None else m.ascontiguousarray(a) for a in (x, weight, bias))
     y, z, scales = m.empty_like(x), m.empty((rows, n), x.dtype), m.empty(rows, x.dtype)
     grid = blocks(rows * 32, THREADS)
-    launch(FILE, "norm", x, grid, THREADS, x, weight, bias, y, z, scales, rows, n, float(eps), centred)
+    launch(FILE, "row_norm", x, grid, THREADS, x, weight, bias, y, z, scales, rows, n, float(eps), centred)
 
     def back(g: Array) -> Any:
         g, found = m.ascontiguousarray(g), []
         dx = m.empty_like(g)
-        launch(FILE, "norm_back", g, grid, THREADS, g, weight, z, scales, dx, rows, n, centred)
+        launch(FILE, "row_norm_back", g, grid, THREADS, g, weight, z, scales, dx, rows, n, centred)
 
         def sums() -> Array:
             if not found:
