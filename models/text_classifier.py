@@ -87,16 +87,15 @@ class TextClassifier(nn.Module):
         """
         ids, lengths = self._on_host(ids, lengths)
         x = self.dropout(self.embedding(ids))  # (B, T, d)
-        # (B, T, d), zero at the pads
-        x = self._run("rnn", lambda x: self.rnn(x, lengths=lengths)[0], x)
         real = np.arange(ids.shape[1]) < lengths[:, None]  # (B, T)
-        self.multihead_attn.recompute = "scores" in self.recompute
         mask = None
-        if not real.all():
-            # what all layers need of the lengths, in one copy to a GPU
+        if not real.all():  # what all layers need of the lengths goes to a GPU in one copy
             mask, *_ = placed(
                 x.data, real[:, None, None], lengths.astype(np.int32), _shares(real, lengths, x)
             )
+        # (B, T, d), zero at the pads
+        x = self._run("rnn", lambda x: self.rnn(x, lengths=lengths)[0], x)
+        self.multihead_attn.recompute = "scores" in self.recompute
         x = self._run("attention", lambda x: self.multihead_attn(x, mask=mask), x)
         return self.fc(self.dropout(self._pool(x, real, lengths)))
 

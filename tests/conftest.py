@@ -73,6 +73,9 @@ def real_cupy_wanted():
 def cupy():
     """The module ``cupy``: the strict double, for this test only, or the real one if asked for."""
     if real_cupy_wanted():
+        from tinygrad_mha.kernels import launch
+
+        launch.CHECKED = True
         yield importlib.import_module("cupy")
     else:
         with strict_cupy.installed() as double:

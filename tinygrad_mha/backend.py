@@ -83,7 +83,9 @@ def placed(x: Array, *hosts: np.ndarray) -> list[Array]:
         there = xp(x).asarray(packed)
         for start, (key, h) in zip(starts, missing, strict=False):
             piece = there[start : start + h.nbytes]
-            _sent[key] = piece.view(h.dtype).reshape(h.shape) if h.size else xp(x).empty(h.shape, h.dtype)
+            _sent[key] = (
+                piece.view(h.dtype).reshape(h.shape) if h.size else xp(x).empty(h.shape, h.dtype)
+            )
         found = [_sent[key] for key in keys]
         while len(_sent) > SENT_LATELY:
             _sent.pop(next(iter(_sent)), None)

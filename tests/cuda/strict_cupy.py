@@ -397,6 +397,8 @@ class _Module(types.ModuleType):
         if name not in self._table:
             also = ", though NumPy has it" if hasattr(self._numpy, name) else ""
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}{also}")
+        if name == "RawModule":  # no compiler here: ops with kernels run their array code instead
+            raise AttributeError(name)
         if not hasattr(self._numpy, name):
             raise NotImplementedError(f"strict_cupy: {self.__name__}.{name} has no NumPy version")
         f = getattr(self._numpy, name)

@@ -21,6 +21,7 @@ MASK = np.dtype(
     + [("causal", "i4"), ("", "i4")]
 )
 
+
 def scaled_dot_product_attention(
     q, k, v, *, mask=None, is_causal=False, dropout_p=0.0, scale=None, seed=None, recompute=False
 ) -> Any:
@@ -48,7 +49,16 @@ def scaled_dot_product_attention(
 
     def run(name: str, rows: int, *arguments: Any) -> None:
         arrays = [a for a in arguments if a is not None]
-        launch(FILE, name, q, (blocks(rows, THREADS), heads, batch), THREADS, *arrays, **widths)
+        launch(
+            FILE,
+            name,
+            q,
+            (blocks(rows, THREADS), heads, batch),
+            THREADS,
+            *arrays,
+            strides=True,
+            **widths,
+        )
 
     run("attention", tq, q, k, v, y, sums, *map(place, (q, k, v, y)), *numbers)
 
@@ -100,7 +110,10 @@ def mask_struct(mask: Array | None, causal: bool, shape: tuple, like: Array) -> 
         out[kind] = mask.data.ptr
         wide = xp(mask).broadcast_to(mask, shape)
         batch, *head, row, column = (s // mask.itemsize for s in wide.strides)
-        for name, stride in zip(("batch", "head", "row", "column"), (batch, head[0] if head else 0, row, column), strict=True):
+        for name, stride in zip(
+            ("batch", "head", "row", "column"),
+            (batch, head[0] if head else 0, row, column),
+            strict=True,
+        ):
             out[name] = stride
     return out, mask
-

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..backend import Array, xp
 from ..random import MaskKey, keep_scale, threshold
-from .launch import blocks, launch, usable
+from .launch import blocks, dense, launch, usable
 
 DROPOUT = np.dtype(
     [(n, "u8") for n in ("seed", "layer", "step", "first_block", "blocks_of_a_row")]
@@ -25,7 +25,7 @@ def dropout(x, *, p, training=True, seed=None) -> Any:
 
 
 def masked(x: Array, key: np.ndarray, p: float) -> Array:
-    x = xp(x).ascontiguousarray(x)
+    x = dense(x)  # (not ascontiguousarray, which makes an axis of none)
     y, rows = xp(x).empty_like(x), x.shape[0] if x.ndim else 1
     launch(
         "dropout.cu", "dropout", x, min(blocks(x.size, 16 * 128), 1024), 128,

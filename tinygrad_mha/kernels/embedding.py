@@ -8,7 +8,7 @@ import numpy as np
 
 from ..backend import placed, xp
 from ..embedding import _ids, padding_row
-from .launch import blocks, launch, usable
+from .launch import blocks, dense, launch, usable
 
 FILE = "embedding.cu"
 
@@ -21,7 +21,7 @@ def embedding(ids, weight, *, padding_idx=None) -> Any:
     if not ids.size:
         return None
     m, d = xp(weight), weight.shape[1]
-    weight = m.ascontiguousarray(weight)
+    weight = dense(weight)
     there, *sorted_ids = placed(weight, ids.astype(np.int64), *by_word(ids, padding_idx))
     y = m.empty((*ids.shape, d), weight.dtype)
     grid = min(blocks(y.size, 256), 4096)
@@ -33,7 +33,7 @@ def embedding(ids, weight, *, padding_idx=None) -> Any:
         if words.size:
             launch(
                 FILE, "embedding_back", g, (words.size, blocks(d, 32)), 32 * 8,
-                m.ascontiguousarray(g), order, starts, words, out, d,
+                dense(g), order, starts, words, out, d,
             )  # fmt: skip
         return out
 

@@ -18,6 +18,7 @@ import numpy as np
 from ..backend import Array, xp
 
 REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+CHECKED = False  # whether launches look at their arguments: the tests want it
 SHARED_BYTES = 48 << 10  # of shared memory that a block may use on every GPU without asking
 
 
@@ -55,13 +56,25 @@ def module(file: str, dtype: np.dtype, constants: tuple) -> Any:
 
 
 def launch(
-    file: str, name: str, like: Array, grid: Any, block: int, *args: Any, shared: int = 0, **constants: Any
+    file: str,
+    name: str,
+    like: Array,
+    grid: Any,
+    block: int,
+    *args: Any,
+    shared: int = 0,
+    strides: bool = False,
+    **constants: Any,
 ) -> None:
     """Run a kernel on the device of ``like``, whose dtype is its ``number``.
 
     Python's numbers become what a kernel takes: an int an ``int``, a float a ``number``, None a null
-    pointer. Nobody waits for the end.
+    pointer. Nobody waits for the end. Kernels read arrays as they lie, from end to end, unless
+    they are told of ``strides``.
     """
+    if CHECKED and not strides:
+        gaps = [a.shape for a in args if hasattr(a, "flags") and not a.flags.c_contiguous]
+        assert not gaps, f"{name}: arrays with gaps: {gaps}"
     f = kernel(file, name, like.dtype, tuple(constants.items()))
     real = like.dtype.type
     typed = tuple(
@@ -74,6 +87,11 @@ def launch(
     else:
         with device:
             f(grid, (block,), typed, shared_mem=shared)
+
+
+def dense(x: Array) -> Array:
+    """x, or a copy of it in one piece."""
+    return x if x.flags.c_contiguous else xp(x).ascontiguousarray(x)
 
 
 def blocks(n: int, size: int) -> int:

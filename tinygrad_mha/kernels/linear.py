@@ -6,7 +6,7 @@ from typing import Any
 
 from ..linear import _check, as_rows, from_rows, order_in_memory
 from .columns import add_bias, column_sum
-from .launch import usable
+from .launch import dense, usable
 
 
 def linear(x, weight, bias=None) -> Any:
@@ -16,13 +16,13 @@ def linear(x, weight, bias=None) -> Any:
         return None
     _check(x, weight, bias)
     order = order_in_memory(x)
-    rows = as_rows(x, order)
+    rows = dense(as_rows(x, order))
     y = rows @ weight.T
     if bias is not None:
         add_bias(y, bias)
 
     def pullback(g):
-        dy = as_rows(g, order)
+        dy = dense(as_rows(g, order))
         return (
             lambda: from_rows(dy @ weight, order, x.shape),
             lambda: dy.T @ rows,

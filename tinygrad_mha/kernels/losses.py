@@ -9,7 +9,7 @@ import numpy as np
 from ..backend import xp
 from ..losses import _beside, _rows, share
 from .columns import tickets
-from .launch import blocks, launch, usable
+from .launch import blocks, dense, launch, usable
 
 FILE, THREADS = "losses.cu", 128
 
@@ -21,12 +21,12 @@ def cross_entropy(
     if not usable(logits) or not logits.size or not 0 <= label_smoothing <= 1:
         return None
     share(reduction, 1)  # is it one of the three?
-    rows, goal = _rows(xp(logits).ascontiguousarray(logits), targets, ignore_index)
+    rows, goal = _rows(dense(logits), targets, ignore_index)
     m, (n, classes), dtype = xp(rows), rows.shape, rows.dtype
     goal = goal.astype(np.int64, copy=False)
     w = None
     if weight is not None:
-        w = m.ascontiguousarray(_beside(weight, rows))
+        w = dense(_beside(weight, rows))
         if w.shape != (classes,):
             return None  # where it is explained
     struct = np.zeros((), goal_struct(dtype))
@@ -45,7 +45,7 @@ def cross_entropy(
     each = reduction == "none"
 
     def pullback(g):
-        g, _ = m.ascontiguousarray(g), w  # the weights live as long as we do
+        g, _ = dense(g), w  # the weights live as long as we do
         dx = m.empty_like(rows)
         launch(
             FILE, "cross_entropy_back", rows, grid, THREADS,

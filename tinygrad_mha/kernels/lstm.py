@@ -10,7 +10,7 @@ from ..backend import Array, placed, xp
 from ..linear import as_rows, from_rows, order_in_memory
 from ..packing import checked_lengths
 from .columns import column_sum
-from .launch import SHARED_BYTES, blocks, launch, usable
+from .launch import SHARED_BYTES, blocks, dense, launch, usable
 
 FILE = "lstm.cu"
 WIDEST = 256  # units of a layer that one kernel walks through; beyond, a step is a matrix product
@@ -29,7 +29,7 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, reverse=F
     if ends is not None:
         [ends] = [None] if (ends == steps).all() else placed(x, ends.astype(np.int32))
     order = order_in_memory(x)
-    tokens = as_rows(x, order)
+    tokens = dense(as_rows(x, order))
     strides = (batch, 1) if order == (0, 1) else (1, steps)  # rows from a step, and a text, on
     shape = steps, batch, n, *strides
     if ends is not None:  # nobody knows what stands at a pad, and 0 · NaN is NaN
@@ -39,23 +39,21 @@ def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, reverse=F
             tokens, clean, ends, steps, batch, x.shape[2], *strides,
         )  # fmt: skip
         tokens = clean
-    h0, c0, w_hh = (m.ascontiguousarray(a) for a in (h0, c0, w_hh))
+    h0, c0, w_hh = (dense(a) for a in (h0, c0, w_hh))
     gates = tokens @ w_ih.T  # (N, 4H)
     y, before, cells = (m.empty((len(gates), n), x.dtype) for _ in range(3))
     h_n, c_n = (m.empty((batch, n), x.dtype) for _ in range(2))
     walk = Layer if n <= WIDEST else Steps
     walk.forward(
-        m.ascontiguousarray(w_hh.T) if walk is Layer else w_hh.T,
+        dense(w_hh.T) if walk is Layer else w_hh.T,
         (gates, b_ih, b_hh, h0, c0, ends, y, before, cells, h_n, c_n), shape, reverse,
     )  # fmt: skip
 
     def pullback(d):
-        dy = None if d[0] is None else as_rows(d[0], order)
-        dh_n, dc_n = (None if g is None else m.ascontiguousarray(g) for g in d[1:])
+        dy = None if d[0] is None else dense(as_rows(d[0], order))
+        dh_n, dc_n = (None if g is None else dense(g) for g in d[1:])
         da, dh0, dc0 = m.empty_like(gates), m.empty_like(h0), m.empty_like(c0)
-        walk.backward(
-            w_hh, (gates, cells, c0, ends, dy, dh_n, dc_n, da, dh0, dc0), shape, reverse
-        )
+        walk.backward(w_hh, (gates, cells, c0, ends, dy, dh_n, dc_n, da, dh0, dc0), shape, reverse)
         db = None if b_ih is None and b_hh is None else column_sum(da)
         return (
             lambda: from_rows(da @ w_ih, order, x.shape),
@@ -74,7 +72,9 @@ class Layer:
     """All steps in one launch."""
 
     @staticmethod
-    def launch(name: str, like: Array, numbers: int, arguments: Any, shape: Any, reverse: bool) -> None:
+    def launch(
+        name: str, like: Array, numbers: int, arguments: Any, shape: Any, reverse: bool
+    ) -> None:
         """``numbers``: of shared memory, for each unit of each text of a block."""
         _, batch, n, *_ = shape
         rows = texts_of_a_block(batch, n * numbers * like.dtype.itemsize, like)

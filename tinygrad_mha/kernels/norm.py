@@ -8,7 +8,7 @@ from typing import Any
 from ..backend import Array, xp
 from ..layernorm import _axes
 from .columns import column_sum
-from .launch import blocks, launch, usable
+from .launch import blocks, dense, launch, usable
 
 FILE, THREADS = "norm.cu", 128
 
@@ -47,13 +47,29 @@ def norm(x, weight, bias, eps: float, centred: int) -> Any:
     m, axes = xp(x), _axes(x, weight, bias)
     n = math.prod(x.shape[axis] for axis in axes)
     rows, shape = x.size // n, tuple(x.shape[axis] for axis in axes)
-    x, weight, bias = (None if a is None else m.ascontiguousarray(a) for a in (x, weight, bias))
+    x, weight, bias = (None if a is None else dense(a) for a in (x, weight, bias))
     y, z, scales = m.empty_like(x), m.empty((rows, n), x.dtype), m.empty(rows, x.dtype)
     grid = blocks(rows * 32, THREADS)
-    launch(FILE, "row_norm", x, grid, THREADS, x, weight, bias, y, z, scales, rows, n, float(eps), centred)
+    launch(
+        FILE,
+        "row_norm",
+        x,
+        grid,
+        THREADS,
+        x,
+        weight,
+        bias,
+        y,
+        z,
+        scales,
+        rows,
+        n,
+        float(eps),
+        centred,
+    )
 
     def back(g: Array) -> Any:
-        g, found = m.ascontiguousarray(g), []
+        g, found = dense(g), []
         dx = m.empty_like(g)
         launch(FILE, "row_norm_back", g, grid, THREADS, g, weight, z, scales, dx, rows, n, centred)
 

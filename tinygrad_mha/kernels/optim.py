@@ -40,7 +40,9 @@ def fits(p: Array, g: Array) -> bool:
     )  # fmt: skip
 
 
-def adam(rows: Sequence[tuple], t: int, group: dict, decoupled: bool, only_if: Array | None) -> None:
+def adam(
+    rows: Sequence[tuple], t: int, group: dict, decoupled: bool, only_if: Array | None
+) -> None:
     """One step of Adam for (p, g, mean, square) of one dtype, all in their t-th step."""
     lr, eps, decay = (float(group[name]) for name in ("lr", "eps", "weight_decay"))
     b1, b2 = (float(b) for b in group["betas"])
