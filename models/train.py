@@ -14,6 +14,7 @@ import numpy as np
 
 import tinygrad_mha as tg
 from tinygrad_mha import optim
+from tinygrad_mha.backend import placed
 from tinygrad_mha.random import mask_stream
 
 from . import recompute
@@ -21,6 +22,7 @@ from .dataset import Dataset
 from .errors import InputError, one_line
 from .metrics import confusion_matrix, scores
 from .parallel import Workers, cores, shards_for
+from .seen import Seen
 from .text import (
     SPECIALS,
     BucketedBatches,
@@ -32,6 +34,8 @@ from .text import (
     tokenize,
 )
 from .trained import LIMIT, TrainedClassifier, build_model
+
+READ_EVERY = 50  # steps on a GPU: so often somebody waits for it, to look at the loss
 
 
 class TrainingError(RuntimeError):
@@ -243,9 +247,10 @@ def train(
     run = Run(trained, settings, batches, weight)
     best, best_loss, waited, history = model.state_dict(), float("inf"), 0, []
     width = settings.d_model // (2 if settings.bidirectional else 1)
-    cut = shards_for(settings.batch_size, width, settings.workers)
+    count = settings.workers if settings.device == "cpu" else 1  # a GPU shares the work by itself
+    cut = shards_for(settings.batch_size, width, count)
     jobs = run.loss_of, trained.scores
-    with Workers(settings.workers, jobs, run.parameters, shards=cut) as workers:
+    with Workers(count, jobs, run.parameters, shards=cut) as workers:
         for epoch in range(settings.epochs):
             said = run.epoch(epoch, workers, progress)
             loss, accuracy = measure(trained, stop_ids, stop_targets, weight, workers)
@@ -319,7 +324,6 @@ class Run:
         class Bar(tqdm):
             monitor_interval = 0  # no thread that watches it: processes start only without threads
 
-        loss_sum, hits, rows_seen, tokens, began = 0.0, 0, 0, 0, time.perf_counter()
         bar = Bar(
             self.batches.epoch(epoch),
             total=len(self.batches),
@@ -328,36 +332,44 @@ class Run:
             leave=False,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log needs no moving bar
         )
+        seen = Seen()
         for ids, lengths, targets, rows in bar:
-            loss, right = self.train_step(ids, lengths, targets, workers)
-            if not np.isfinite(loss):
-                raise TrainingError(
-                    f"the loss became {loss} at step {self.step} of epoch {epoch + 1}; "
-                    f"try a smaller --lr than {self.settings.lr:g}"
-                )
-            loss_sum += loss * len(rows)
-            hits, rows_seen, tokens = (
-                hits + right,
-                rows_seen + len(rows),
-                tokens + int(lengths.sum()),
-            )
-            rate = tokens / (time.perf_counter() - began)
+            told = self.train_step(ids, lengths, targets, workers)
+            seen.add(told, len(rows), int(lengths.sum()))
+            if seen.waiting < (1 if self.settings.device == "cpu" else READ_EVERY):
+                continue
+            self.look(seen, epoch)
+            said = seen.said()
             bar.set_postfix(
-                loss=f"{loss_sum / rows_seen:.3f}",
-                accuracy=f"{hits / rows_seen:.3f}",
-                tokens_s=f"{rate:,.0f}",
+                loss=f"{said['train_loss']:.3f}",
+                accuracy=f"{said['train_accuracy']:.3f}",
+                tokens_s=f"{said['tokens_per_second']:,.0f}",
                 refresh=False,
             )
-        return {
-            "train_loss": loss_sum / rows_seen,
-            "train_accuracy": hits / rows_seen,
-            "tokens_per_second": tokens / (time.perf_counter() - began),
-        }
+        self.look(seen, epoch)
+        return seen.said()
+
+    def look(self, seen: Seen, epoch: int) -> None:
+        """Read what the last steps said; a step that made no numbers ends the run.
+
+        It has changed no weight, and neither have the steps after it if they made none either.
+        """
+        bad = seen.read()
+        if bad is not None:
+            what, number, ago = bad
+            raise TrainingError(
+                f"the {what} became {number} at step {self.step - ago} of epoch {epoch + 1}; "
+                f"try a smaller --lr than {self.settings.lr:g}"
+            )
 
     def train_step(
         self, ids: np.ndarray, lengths: np.ndarray, targets: np.ndarray, workers: Workers
-    ) -> tuple[float, int]:
-        """Gradients by all workers, clipped, one step of optimizer and schedule."""
+    ) -> tuple[Any, Any, Any]:
+        """Gradients by all workers, clipped, one step of optimizer and schedule.
+
+        Returns the loss, how many rows were right, and the norm of the gradients: numbers, or what
+        a GPU will have computed by the time that somebody looks at it.
+        """
         s, step = self.settings, self.step
         if s.word_dropout:
             rng = np.random.default_rng((s.seed, 1, step))
@@ -368,11 +380,12 @@ class Run:
         batch = ids, lengths, targets, scale, step
         said = workers.gradients(self.loss_of, len(targets), *batch)
         with np.errstate(over="ignore", invalid="ignore"):
-            optim.clip_grad_norm(self.parameters, s.clip)
-            self.optimizer.step(workers)
+            norm = optim.clip_grad_norm(self.parameters, s.clip)
+            self.optimizer.step(workers, only_if=norm)
         self.schedule.step()
         self.step += 1
-        return sum(loss for loss, _ in said), sum(right for _, right in said)
+        losses, right = zip(*said, strict=True)
+        return sum(losses[1:], losses[0]), sum(right[1:], right[0]), norm
 
     def loss_of(
         self,
@@ -382,7 +395,7 @@ class Run:
         targets: np.ndarray,
         scale: float,
         step: int,
-    ) -> tuple[tg.Tensor, tuple[float, int]]:
+    ) -> tuple[tg.Tensor, tuple[Any, Any]]:
         """What one shard adds to the loss of the batch; its value, and how many were right."""
         s = self.settings
         self.model.train()
@@ -396,8 +409,9 @@ class Run:
                 reduction="sum",
             )
         loss = loss * scale
-        right = (logits.numpy().argmax(axis=1) == targets[part]).sum()
-        return loss, (loss.item(), int(right))
+        [goal] = placed(logits.data, targets[part])
+        right = (logits.data.argmax(axis=1) == goal).sum()
+        return loss, ((loss.item(), int(right)) if s.device == "cpu" else (loss.data, right))
 
 
 def class_weights(targets: np.ndarray, classes: int, how: str) -> np.ndarray | None:
