@@ -62,7 +62,7 @@ class Optimizer:
         yield partial(self.update, p, g, state, group)
 
     def together(self, group: dict, params: list[Tensor], only_if: Any) -> list[Tensor]:
-        """Change those of a group's parameters that a GPU can change all at once; return the others."""
+        """Change those parameters of a group that a GPU can change at once; return the others."""
         return params
 
     def step(self, workers: Any = None, only_if: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,7 @@ from .launch import blocks, launch, usable
 FILE, THREADS = "attention.cu", 64
 WIDEST = 128  # numbers of a query or a value: they are kept in registers
 
-PLACE = np.dtype([("batch", "i8"), ("head", "i8"), ("row", "i8")])
-MASK = np.dtype(
-    [("allowed", "u8"), ("added", "u8"), *((n, "i8") for n in ("batch", "head", "row", "column"))]
-    + [("causal", "i4"), ("", "i4")]
-)
+PLACE, MASK = Struct("3q"), Struct("2Q4qi4x")  # struct Place and struct Mask of the kernels
 
 
 def scaled_dot_product_attention(
@@ -93,27 +90,23 @@ def heads_like(x: Array, shape: tuple) -> Array:
     return xp(x).empty(shape, x.dtype)
 
 
-def place(x: Array) -> np.ndarray:
+def place(x: Array) -> np.void:
     """The strides of x (B, h, T, d) or (B, T, d), in numbers."""
-    batch, *head, row, _ = (s // x.itemsize for s in x.strides)
-    return np.array((batch, head[0] if head else 0, row), PLACE)
+    return np.void(PLACE.pack(*strides(x)[:3]))
+
+
+def strides(x: Array) -> tuple[int, int, int, int]:
+    """From one text, head, row, column of x to the next; 0 for the heads of (B, T, d)."""
+    batch, *head, row, column = (s // x.itemsize for s in x.strides)
+    return batch, head[0] if head else 0, row, column
 
 
 def mask_struct(mask: Array | None, causal: bool, shape: tuple, like: Array) -> tuple[Any, Any]:
     """What the kernels know of the mask, and the array behind it, which somebody has to keep."""
-    out = np.zeros((), MASK)
-    out["causal"] = causal
-    if mask is not None:
-        kind = "allowed" if mask.dtype == bool else "added"
-        if kind == "added":
-            mask = mask.astype(like.dtype, copy=False)
-        out[kind] = mask.data.ptr
-        wide = xp(mask).broadcast_to(mask, shape)
-        batch, *head, row, column = (s // mask.itemsize for s in wide.strides)
-        for name, stride in zip(
-            ("batch", "head", "row", "column"),
-            (batch, head[0] if head else 0, row, column),
-            strict=True,
-        ):
-            out[name] = stride
-    return out, mask
+    if mask is None:
+        return np.void(MASK.pack(0, 0, 0, 0, 0, 0, causal)), None
+    if mask.dtype != bool:
+        mask = mask.astype(like.dtype, copy=False)
+    allowed, added = (mask.data.ptr, 0) if mask.dtype == bool else (0, mask.data.ptr)
+    wide = xp(mask).broadcast_to(mask, shape)
+    return np.void(MASK.pack(allowed, added, *strides(wide), causal)), mask

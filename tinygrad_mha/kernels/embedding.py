@@ -1,4 +1,4 @@
-"""Embedding on a GPU. Ids are sorted on the host, and what the kernels need of them goes up at once."""
+"""Embedding on a GPU. Ids are sorted on the host, and go up together with their order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def embedding(ids, weight, *, padding_idx=None) -> Any:
     there, *sorted_ids = placed(weight, ids.astype(np.int64), *by_word(ids, padding_idx))
     y = m.empty((*ids.shape, d), weight.dtype)
     grid = min(blocks(y.size, 256), 4096)
-    launch(FILE, "embedding", weight, grid, 256, there, weight, y, np.int64(y.size), d)
+    launch(FILE, "embedding", weight, grid, 256, there, weight, y, y.size, d)
 
     def dweight(g):
         out = m.zeros(weight.shape, g.dtype)

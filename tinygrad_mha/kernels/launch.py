@@ -22,22 +22,25 @@ CHECKED = False  # whether launches look at their arguments: the tests want it
 SHARED_BYTES = 48 << 10  # of shared memory that a block may use on every GPU without asking
 
 
-def usable(x: Array) -> bool:
-    """Whether kernels compute with ``x``: float32 or float64 on a GPU, and nobody switched them off.
+# TINYGRAD_MHA_KERNELS=0 leaves everything to CuPy's array operations: slower, and the same numbers
+# to rounding.
+ON = os.environ.get("TINYGRAD_MHA_KERNELS", "1") != "0"
 
-    ``TINYGRAD_MHA_KERNELS=0`` does: then CuPy's array operations take over, which is slower and
-    gives the same numbers to rounding.
-    """
-    return (
-        x.dtype in REAL
-        and hasattr(xp(x), "RawModule")
-        and os.environ.get("TINYGRAD_MHA_KERNELS", "1") != "0"
-    )
+
+def usable(x: Array) -> bool:
+    """Whether kernels compute with ``x``: float32 or float64, on a GPU, and not switched off."""
+    return ON and x.dtype in REAL and compiles(type(x))
+
+
+@functools.cache
+def compiles(kind: type) -> bool:
+    """Whether arrays of this type come from a module with a compiler: CuPy, not a double of it."""
+    return hasattr(sys.modules[kind.__module__.partition(".")[0]], "RawModule")
 
 
 @functools.cache
 def source(file: str) -> str:
-    """A file of this folder, with those that it includes: to NVRTC there is one text and no folder."""
+    """A file of this folder with those that it includes: NVRTC gets one text, and no folder."""
     lines = Path(__file__).with_name(file).read_text(encoding="utf-8").splitlines()
     included = (re.fullmatch(r'#include "(.+)"', line) for line in lines)
     return "\n".join(source(i[1]) if i else s for i, s in zip(included, lines, strict=True)) + "\n"
@@ -68,18 +71,18 @@ def launch(
 ) -> None:
     """Run a kernel on the device of ``like``, whose dtype is its ``number``.
 
-    Python's numbers become what a kernel takes: an int an ``int``, a float a ``number``, None a null
-    pointer. Nobody waits for the end. Kernels read arrays as they lie, from end to end, unless
+    Python's numbers become what a kernel takes: an int any integer, a float a ``number``, None a
+    null pointer. Nobody waits for the end. Kernels read arrays as they lie, from end to end, unless
     they are told of ``strides``.
     """
     if CHECKED and not strides:
         gaps = [a.shape for a in args if hasattr(a, "flags") and not a.flags.c_contiguous]
         assert not gaps, f"{name}: arrays with gaps: {gaps}"
     f = kernel(file, name, like.dtype, tuple(constants.items()))
-    real = like.dtype.type
-    typed = tuple(
-        np.int32(a) if type(a) is int else real(a) if type(a) is float else a for a in args
-    )
+    real = (
+        like.dtype.type
+    )  # (of an int a kernel reads as many bytes as it wants, from the lowest on)
+    typed = [real(a) if type(a) is float else a for a in args]
     grid = grid if type(grid) is tuple else (grid,)
     device = like.device
     if device.id == sys.modules["cupy"].cuda.runtime.getDevice():

@@ -1,4 +1,4 @@
-"""The linear layer on a GPU: cuBLAS multiplies, a kernel adds the bias, another sums its gradient."""
+"""The linear layer on a GPU: cuBLAS multiplies, kernels add the bias and sum its gradient."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,16 @@ from .launch import launch, usable
 
 FILE = "optim.cu"
 COUNT = 64  # arrays in one launch: kernels take 4 KB of arguments
-MOVED = np.dtype([(name, "u8") for name in ("p", "g", "mean", "square")] + [("size", "i8")])
+MOVED = Struct("4Qq")  # struct Moved
 
 
-def tables(rows: Sequence[tuple[Array, ...]]) -> Iterator[tuple[np.ndarray, int, Array]]:
-    """Arrays (p, g, mean, square) of one dtype as what a kernel takes, how many, and one of them."""
+def tables(rows: Sequence[tuple[Array, ...]]) -> Iterator[tuple[np.void, int, Array]]:
+    """Arrays (p, g, mean, square) of one dtype as a kernel takes them, how many, one of them."""
     for start in range(0, len(rows), COUNT):
         part = rows[start : start + COUNT]
-        table = np.zeros(COUNT, MOVED)
-        for k, arrays in enumerate(part):
-            table[k] = (*(a.data.ptr for a in arrays), *[0] * (4 - len(arrays)), arrays[0].size)
-        yield table.view(np.dtype((np.void, table.nbytes)))[0], len(part), part[0][0]
+        pointers = ([*(a.data.ptr for a in arrays), 0, 0][:4] for arrays in part)
+        packed = b"".join(MOVED.pack(*p, a[0].size) for p, a in zip(pointers, part, strict=True))
+        yield np.void(packed.ljust(COUNT * MOVED.size, b"\0")), len(part), part[0][0]
 
 
 def grid(rows: Sequence[tuple[Array, ...]], count: int) -> tuple[int, int]:
