@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray: the code is the same for both
+ARRAYS: set[type] = {np.ndarray}  # the types that it stands for, as far as they are imported
 
 
 class DeviceError(RuntimeError):
@@ -117,6 +118,7 @@ def import_cupy() -> ModuleType:
             "device 'cuda' needs CuPy, which cannot be imported "
             f"({e}): pip install 'tinygrad_mha[cuda12]', or [cuda13] for a CUDA 13 driver"
         ) from None
+    ARRAYS.add(cupy.ndarray)
     return cupy
 
 

@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backend import Array, DeviceError, default_device, device_of, is_array, to_device, to_host, xp
+from .backend import (
+    ARRAYS,
+    Array,
+    DeviceError,
+    default_device,
+    device_of,
+    is_array,
+    to_device,
+    to_host,
+    xp,
+)
 
 if TYPE_CHECKING:
     from .operators import Operators  # what primitives.py attaches, spelled out for type checkers
@@ -404,19 +414,22 @@ class Op:
         return self._finish(y, inputs, given, arrays, params, pullback, tensors)
 
     def _of_tensors(self, args: tuple, params: dict) -> Any:
-        """The usual case in few steps: a primitive of Tensors on the host, all of one dtype.
+        """The usual case in few steps: a primitive of Tensors, all of one dtype, in one place.
 
         None if it is not that usual; then the general case, in :meth:`__call__`, has its turn.
         """
         arrays: list = []
         tracked = False
         dtype: Any = None
+        kind: Any = None
         for a in args:
             if not isinstance(a, Tensor):
                 return None
             x = a.data
-            if type(x) is not np.ndarray:
-                return None
+            if type(x) is not kind:
+                if kind is not None or type(x) not in ARRAYS:
+                    return None
+                kind = type(x)
             if x.dtype is not dtype:
                 if dtype is not None:
                     return None
@@ -432,7 +445,7 @@ class Op:
         records = tracked and modes.recording
         if isinstance(y, np.generic):  # NumPy makes scalars of 0-d results
             y = np.asarray(y)
-        if type(y) is not np.ndarray or y.dtype is not dtype:
+        if type(y) is not kind or y.dtype is not dtype:
             return self._finish(y, args if records else None, arrays, arrays, params, None, True)
         if not records:
             return _wrap(y)
@@ -648,9 +661,13 @@ HOST = frozenset(PLAIN)
 
 def kernel_of(op: Op) -> Callable | None:
     """What runs ``op`` on a GPU in place of its forward, as :mod:`tinygrad_mha.kernels` has it."""
-    from .kernels.table import KERNELS
+    global _kernels
+    if _kernels is None:
+        from .kernels.table import KERNELS as _kernels  # not before somebody has a GPU
+    return _kernels.get(op.name) if REGISTRY.get(op.name) is op else None
 
-    return KERNELS.get(op.name) if REGISTRY.get(op.name) is op else None
+
+_kernels: dict[str, Callable] | None = None
 
 
 def constant(a: Any, op: Op, weak: bool) -> Any:

@@ -46,9 +46,14 @@ def by_word(ids: np.ndarray, padding_idx: int | None) -> tuple[np.ndarray, np.nd
     >>> [a.tolist() for a in by_word(np.array([[7, 5], [7, 0]]), padding_idx=0)]
     [[1, 0, 2], [0, 1, 3], [5, 7]]
     """
-    flat = ids.reshape(-1).astype(np.int64)
+    flat = ids.reshape(-1)
+    if flat.max() < 1 << 16:  # which NumPy sorts by counting
+        flat = flat.astype(np.uint16)
     order = np.argsort(flat, kind="stable")
+    flat = flat[order]
     if padding_idx is not None:
-        order = order[flat[order] != padding_idx]
-    words, starts = np.unique(flat[order], return_index=True)
-    return order, np.append(starts, len(order)).astype(np.int64), words
+        real = flat != padding_idx
+        order, flat = order[real], flat[real]
+    begins = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts = np.concatenate(([0], begins, [len(flat)])) if len(flat) else np.zeros(1, np.int64)
+    return order, starts, flat[starts[:-1]].astype(np.int64)
