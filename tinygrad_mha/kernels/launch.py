@@ -79,6 +79,8 @@ def launch(
         gaps = [a.shape for a in args if hasattr(a, "flags") and not a.flags.c_contiguous]
         assert not gaps, f"{name}: arrays with gaps: {gaps}"
     f = kernel(file, name, like.dtype, tuple(constants.items()))
+    if shared > SHARED_BYTES and f.max_dynamic_shared_size_bytes < shared:
+        f.max_dynamic_shared_size_bytes = shared
     real = (
         like.dtype.type
     )  # (of an int a kernel reads as many bytes as it wants, from the lowest on)
@@ -90,6 +92,12 @@ def launch(
     else:
         with device:
             f(grid, (block,), typed, shared_mem=shared)
+
+
+@functools.cache
+def limit(device: int, name: str) -> int:
+    """What a device says of itself, by CUDA's names: "MultiProcessorCount", …"""
+    return sys.modules["cupy"].cuda.Device(device).attributes[name]
 
 
 def dense(x: Array) -> Array:

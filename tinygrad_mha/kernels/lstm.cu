@@ -1,13 +1,21 @@
 // One LSTM layer over all steps in one launch, forward and backward. (lstm.py says when, and how it is called.)
 //
-// Texts do not wait for each other: a block owns ROWS of them and walks through their steps. What a text remembers,
-// h, stays in shared memory. The recurrent weights do not fit there; they are read at every step, from the cache.
+// Texts do not wait for each other: a block owns ROWS of them and walks through their steps. What a text remembers, h
+// and c, stays in shared memory. The recurrent weights are needed at every step, and reading them is what a step takes
+// its time for. Of each column a thread keeps KEEP in registers, `held` more are in shared memory, and the rest is read
+// from the cache.
 //
-// The real token (t, b) of a batch stands in row t * by_step + b * by_text of every table, so that (T, B, ·) and
-// (B, T, ·) are both read as they lie. Gates stand side by side in the order i f g o, H of each.
+// The token t of text b stands in row t * by_step + b * by_text of every table, so that (T, B, ·) and (B, T, ·) are
+// both read as they lie. Gates stand side by side in the order i f g o, H of each.
 #include "number.cuh"
 #ifndef ROWS
 #define ROWS 2  // texts of a block
+#endif
+#ifndef THREADS
+#define THREADS 128  // of a block, at least 4H: each has a column of the gates
+#endif
+#ifndef KEEP
+#define KEEP 8  // at most H
 #endif
 
 __device__ __forceinline__ number sigmoid(number x) { return number(1) / (number(1) + exp(-x)); }
@@ -30,125 +38,155 @@ __device__ __forceinline__ void backward_unit(number i, number f, number g, numb
   *dc = d * f;
 }
 
+// The product of ROWS vectors in shared memory, x (H, ROWS), with the thread's own column of the weights: `kept` its
+// first KEEP numbers, then `held` numbers in shared memory, `stride` apart, then the rest in `column`, `far` apart.
+__device__ __forceinline__ void product(number* sum, const number* x, const number* kept, const number* near,
+                                        int held, int stride, const number* __restrict__ column, int far, int H) {
+  for (int r = 0; r < ROWS; r++) sum[r] = 0;
+#pragma unroll
+  for (int n = 0; n < KEEP; n++)
+    for (int r = 0; r < ROWS; r++) sum[r] += kept[n] * x[n * ROWS + r];
+  x += KEEP * ROWS;
+#pragma unroll 8
+  for (int n = 0; n < held; n++)
+    for (int r = 0; r < ROWS; r++) sum[r] += near[n * stride] * x[n * ROWS + r];
+  x += held * ROWS, column += (size_t)(KEEP + held) * far;
+#pragma unroll 16
+  for (int n = 0; n < H - KEEP - held; n++) {
+    number u = column[(size_t)n * far];
+    for (int r = 0; r < ROWS; r++) sum[r] += u * x[n * ROWS + r];
+  }
+}
+
 // gates (N, 4H): in, x w_ihᵀ of all tokens; out, the gates. w (H, 4H) = w_hhᵀ. Biases (4H) and lengths (B) or null.
 // y (N, H): h, and 0 at pads. before (N, H): the h that each step started from. cells (N, H): c after it.
-// Block: any number of threads. Grid: ceil(B / ROWS). Shared: ROWS * 5H numbers.
-extern "C" __global__ void __launch_bounds__(1024)
+// Block: THREADS. Grid: ceil(B / ROWS). Shared: ROWS * 6H + held * 4H numbers.
+extern "C" __global__ void __launch_bounds__(THREADS)
 lstm_forward(number* __restrict__ gates, const number* __restrict__ w, const number* __restrict__ b_ih,
              const number* __restrict__ b_hh, const number* __restrict__ h0, const number* __restrict__ c0,
              const int* __restrict__ lengths, number* __restrict__ y, number* __restrict__ before,
              number* __restrict__ cells, number* __restrict__ h_n, number* __restrict__ c_n, int T, int B, int H,
-             int by_step, int by_text, int reverse) {
+             int by_step, int by_text, int reverse, int held) {
   extern __shared__ char memory[];
-  number* h = (number*)memory;    // (H, ROWS)
-  number* sums = h + ROWS * H;  // (ROWS, 4H)
-  int first = blockIdx.x * ROWS, rows = min(ROWS, B - first), G = 4 * H;
-  for (int k = threadIdx.x; k < ROWS * H; k += blockDim.x) {
-    int r = k / H, j = k % H;
-    size_t at = (size_t)(first + r) * H + j;
-    h[j * ROWS + r] = r < rows ? h0[at] : number(0);
-    if (r < rows) c_n[at] = c0[at];
+  int first = blockIdx.x * ROWS, rows = min(ROWS, B - first), G = 4 * H, j = threadIdx.x;
+  number* h = (number*)memory;          // (H, ROWS)
+  number* c = h + ROWS * H;             // (ROWS, H)
+  number* sums = c + ROWS * H;          // (ROWS, 4H)
+  number* near = sums + ROWS * 4 * H;   // (held, 4H)
+  number kept[KEEP + 1], bias = 0;
+  for (int k = threadIdx.x; k < ROWS * H; k += THREADS) {
+    int r = k / H, u = k % H;
+    size_t at = (size_t)(first + r) * H + u;
+    h[u * ROWS + r] = r < rows ? h0[at] : number(0);
+    c[k] = r < rows ? c0[at] : number(0);
+  }
+  for (int k = threadIdx.x; k < held * G; k += THREADS) near[k] = w[(size_t)KEEP * G + k];
+  if (j < G) {
+    bias = (b_ih ? b_ih[j] : number(0)) + (b_hh ? b_hh[j] : number(0));
+#pragma unroll
+    for (int n = 0; n < KEEP; n++) kept[n] = w[(size_t)n * G + j];
   }
   __syncthreads();
   for (int k = 0; k < T; k++) {
     int t = reverse ? T - 1 - k : k;
     size_t row = (size_t)t * by_step + (size_t)first * by_text;
-    for (int j = threadIdx.x; j < G; j += blockDim.x) {  // one column of the gates, all texts of the block
-      number sum[ROWS], bias = (b_ih ? b_ih[j] : number(0)) + (b_hh ? b_hh[j] : number(0));
-      for (int r = 0; r < ROWS; r++) sum[r] = r < rows ? gates[(row + (size_t)r * by_text) * G + j] + bias : number(0);
-#pragma unroll 16
-      for (int n = 0; n < H; n++) {
-        number u = w[(size_t)n * G + j];
-        for (int r = 0; r < ROWS; r++) sum[r] += u * h[n * ROWS + r];
-      }
-      for (int r = 0; r < ROWS; r++) sums[r * G + j] = sum[r];
+    if (j < G) {  // one column of the gates, all texts of the block
+      number from_x[ROWS], sum[ROWS];  // (asked for now, needed after the product)
+      for (int r = 0; r < ROWS; r++) from_x[r] = r < rows ? gates[(row + (size_t)r * by_text) * G + j] : number(0);
+      product(sum, h, kept, near + j, held, G, w + j, G, H);
+      for (int r = 0; r < ROWS; r++) sums[r * G + j] = sum[r] + from_x[r] + bias;
     }
     __syncthreads();
-    for (int k = threadIdx.x; k < rows * H; k += blockDim.x) {  // one unit of one text
-      int r = k / H, j = k % H;
-      size_t token = row + (size_t)r * by_text, at = token * H + j, state = (size_t)(first + r) * H + j;
+    for (int u = threadIdx.x; u < rows * H; u += THREADS) {  // one unit of one text
+      int r = u / H, i = u % H;
+      size_t token = row + (size_t)r * by_text, at = token * H + i;
       bool alive = !lengths || t < lengths[first + r];
-      number *s = sums + r * G + j, c = c_n[state], h_new;
-      before[at] = h[j * ROWS + r];
+      number *s = sums + r * G + i, h_new = 0;
+      before[at] = h[i * ROWS + r];
       if (alive) {
-        forward_unit(s, s + H, s + 2 * H, s + 3 * H, &c, &h_new);
-        h[j * ROWS + r] = h_new;
-        c_n[state] = c;
+        forward_unit(s, s + H, s + 2 * H, s + 3 * H, c + u, &h_new);
+        h[i * ROWS + r] = h_new;
       }
-      y[at] = alive ? h_new : number(0);
-      cells[at] = c;
-      number* a = gates + token * G + j;
+      y[at] = h_new, cells[at] = c[u];
+      number* a = gates + token * G + i;
       a[0] = s[0], a[H] = s[H], a[2 * H] = s[2 * H], a[3 * H] = s[3 * H];
     }
     __syncthreads();
   }
-  for (int k = threadIdx.x; k < rows * H; k += blockDim.x) h_n[(size_t)(first + k / H) * H + k % H] = h[(k % H) * ROWS + k / H];
+  for (int k = threadIdx.x; k < rows * H; k += THREADS) {
+    size_t at = (size_t)(first + k / H) * H + k % H;
+    h_n[at] = h[(k % H) * ROWS + k / H], c_n[at] = c[k];
+  }
 }
 
 // gates, cells, c0, lengths as above. w (4H, H) = w_hh. dy (N, H), dh_n, dc_n (B, H): what arrives, or null.
 // da (N, 4H): the gradients of the sums, 0 at pads. dh0, dc0 (B, H): of the first states.
-// Grid: ceil(B / ROWS). Shared: ROWS * 9H numbers.
-extern "C" __global__ void __launch_bounds__(1024)
+// Block: THREADS. Grid: ceil(B / ROWS). Shared: ROWS * 10H + held * 4H numbers.
+extern "C" __global__ void __launch_bounds__(THREADS)
 lstm_backward(const number* __restrict__ gates, const number* __restrict__ cells, const number* __restrict__ w,
               const number* __restrict__ c0, const int* __restrict__ lengths, const number* __restrict__ dy,
               const number* __restrict__ dh_n, const number* __restrict__ dc_n, number* __restrict__ da,
               number* __restrict__ dh0, number* __restrict__ dc0, int T, int B, int H, int by_step, int by_text,
-              int reverse) {
+              int reverse, int held) {
   extern __shared__ char memory[];
-  number* d = (number*)memory;        // (4H, ROWS): da of this step
-  number* parts = d + ROWS * 4 * H;  // (ROWS, 4, H): dh of the step before, as one part for each gate
-  number* kept = parts + ROWS * 4 * H;  // (ROWS, H): what a pad hands on
   int first = blockIdx.x * ROWS, rows = min(ROWS, B - first), G = 4 * H;
-  for (int k = threadIdx.x; k < ROWS * H; k += blockDim.x) {
-    int r = k / H, j = k % H;
-    size_t at = (size_t)(first + r) * H + j;
-    kept[k] = r < rows && dh_n ? dh_n[at] : number(0);
-    for (int p = 0; p < 4; p++) parts[(r * 4 + p) * H + j] = d[(p * H + j) * ROWS + r] = 0;
-    if (r < rows) dc0[at] = dc_n ? dc_n[at] : number(0);
+  int p = threadIdx.x / H, j = threadIdx.x % H;  // the thread's gate, and its unit of the h before
+  number* d = (number*)memory;          // (4H, ROWS): da of this step
+  number* parts = d + ROWS * 4 * H;     // (ROWS, 4, H): dh of the step before, as one part for each gate
+  number* waiting = parts + ROWS * 4 * H;  // (ROWS, H): what a pad hands on of dh
+  number* dc = waiting + ROWS * H;      // (ROWS, H)
+  number* near = dc + ROWS * H;         // (held, 4H)
+  number kept[KEEP + 1];
+  const number* column = w + (size_t)p * H * H + j;
+  for (int k = threadIdx.x; k < ROWS * H; k += THREADS) {
+    size_t at = (size_t)(first + k / H) * H + k % H;
+    bool there = k / H < rows;
+    waiting[k] = there && dh_n ? dh_n[at] : number(0);
+    dc[k] = there && dc_n ? dc_n[at] : number(0);
+  }
+  for (int k = threadIdx.x; k < ROWS * G; k += THREADS) parts[k] = d[k] = 0;
+  for (int k = threadIdx.x; k < held * G; k += THREADS)
+    near[k] = w[((size_t)(k % G / H) * H + KEEP + k / G) * H + k % H];
+  if (threadIdx.x < G) {
+#pragma unroll
+    for (int n = 0; n < KEEP; n++) kept[n] = column[(size_t)n * H];
   }
   __syncthreads();
   for (int k = T - 1; k >= 0; k--) {
     int t = reverse ? T - 1 - k : k, earlier = reverse ? t + 1 : t - 1;
     size_t row = (size_t)t * by_step + (size_t)first * by_text;
-    for (int k2 = threadIdx.x; k2 < rows * H; k2 += blockDim.x) {
-      int r = k2 / H, j = k2 % H;
-      size_t token = row + (size_t)r * by_text, at = token * H + j, state = (size_t)(first + r) * H + j;
-      const number* part = parts + r * G + j;
-      number dh = kept[k2] + part[0] + part[H] + part[2 * H] + part[3 * H], dc = dc0[state];
+    for (int u = threadIdx.x; u < rows * H; u += THREADS) {  // one unit of one text
+      int r = u / H, i = u % H;
+      size_t token = row + (size_t)r * by_text, at = token * H + i;
+      const number* part = parts + r * G + i;
+      number dh = waiting[u] + part[0] + part[H] + part[2 * H] + part[3 * H];
       number di = 0, df = 0, dg = 0, d_o = 0;
       bool alive = !lengths || t < lengths[first + r];
       if (alive) {
-        const number* a = gates + token * G + j;
-        size_t was = ((size_t)earlier * by_step + (size_t)(first + r) * by_text) * H + j;
-        number c_old = k ? cells[was] : c0[state];
+        const number* a = gates + token * G + i;
+        size_t was = ((size_t)earlier * by_step + (size_t)(first + r) * by_text) * H + i;
+        number c_old = k ? cells[was] : c0[(size_t)(first + r) * H + i];
         if (dy) dh += dy[at];
-        backward_unit(a[0], a[H], a[2 * H], a[3 * H], c_old, cells[at], dh, &dc, &di, &df, &dg, &d_o);
-        dc0[state] = dc;
+        backward_unit(a[0], a[H], a[2 * H], a[3 * H], c_old, cells[at], dh, dc + u, &di, &df, &dg, &d_o);
       }
-      kept[k2] = alive ? number(0) : dh;
-      number* out = da + token * G + j;
+      waiting[u] = alive ? number(0) : dh;
+      number* out = da + token * G + i;
       out[0] = di, out[H] = df, out[2 * H] = dg, out[3 * H] = d_o;
-      number* mine = d + j * ROWS + r;
+      number* mine = d + i * ROWS + r;
       mine[0] = di, mine[H * ROWS] = df, mine[2 * H * ROWS] = dg, mine[3 * H * ROWS] = d_o;
     }
     __syncthreads();
-    for (int n = threadIdx.x; n < G; n += blockDim.x) {  // one gate's part of one unit of dh, all texts of the block
-      int p = n / H, j = n % H;
-      const number *column = w + (size_t)p * H * H + j, *mine = d + (size_t)p * H * ROWS;
+    if (threadIdx.x < G) {  // one gate's part of one unit of dh, all texts of the block
       number sum[ROWS];
-      for (int r = 0; r < ROWS; r++) sum[r] = 0;
-#pragma unroll 16
-      for (int m = 0; m < H; m++) {
-        number u = column[(size_t)m * H];
-        for (int r = 0; r < ROWS; r++) sum[r] += u * mine[m * ROWS + r];
-      }
-      for (int r = 0; r < ROWS; r++) parts[r * G + n] = sum[r];
+      product(sum, d + (size_t)p * H * ROWS, kept, near + threadIdx.x, held, G, column, H, H);
+      for (int r = 0; r < ROWS; r++) parts[r * G + threadIdx.x] = sum[r];
     }
     __syncthreads();
   }
-  for (int k = threadIdx.x; k < rows * H; k += blockDim.x) {
+  for (int k = threadIdx.x; k < rows * H; k += THREADS) {
     const number* part = parts + (k / H) * G + k % H;
-    dh0[(size_t)(first + k / H) * H + k % H] = kept[k] + part[0] + part[H] + part[2 * H] + part[3 * H];
+    size_t at = (size_t)(first + k / H) * H + k % H;
+    dh0[at] = waiting[k] + part[0] + part[H] + part[2 * H] + part[3 * H], dc0[at] = dc[k];
   }
 }
 

@@ -10,10 +10,12 @@ from ..backend import Array, placed, xp
 from ..linear import as_rows, from_rows, order_in_memory
 from ..packing import checked_lengths
 from .columns import column_sum
-from .launch import SHARED_BYTES, blocks, dense, launch, usable
+from .launch import SHARED_BYTES, blocks, dense, launch, limit, usable
 
 FILE = "lstm.cu"
 WIDEST = 256  # units of a layer that one kernel walks through; beyond, a step is a matrix product
+# threads of a block -> float32 weights that each keeps: about half of its registers
+KEPT = {128: 32, 256: 64, 512: 80, 1024: 24}
 
 
 def lstm(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, reverse=False) -> Any:
@@ -77,22 +79,27 @@ class Layer:
     ) -> None:
         """``numbers``: of shared memory, for each unit of each text of a block."""
         _, batch, n, *_ = shape
-        rows = texts_of_a_block(batch, n * numbers * like.dtype.itemsize, like)
+        size = like.dtype.itemsize
+        threads = next(t for t in KEPT if t >= 4 * n)
+        keep = min(KEPT[threads] * 4 // size, n)
+        rows = texts_of_a_block(batch, n * numbers * size, like)
+        shared = rows * n * numbers * size
+        room = limit(like.device.id, "MaxSharedMemoryPerBlockOptin") - shared
+        held = max(0, min(n - keep, room // (4 * n * size)))
         launch(
-            FILE, name, like, blocks(batch, rows), min(1024, -(-4 * n // 32) * 32),
-            *arguments, *shape, int(reverse),
-            shared=rows * n * numbers * like.dtype.itemsize, ROWS=rows,
+            FILE, name, like, blocks(batch, rows), threads, *arguments, *shape, int(reverse), held,
+            shared=shared + held * 4 * n * size, ROWS=rows, THREADS=threads, KEEP=keep,
         )  # fmt: skip
 
     @classmethod
     def forward(cls, w: Array, arrays: tuple, shape: Any, reverse: bool) -> None:
         gates, *rest = arrays
-        cls.launch("lstm_forward", gates, 5, (gates, w, *rest), shape, reverse)
+        cls.launch("lstm_forward", gates, 6, (gates, w, *rest), shape, reverse)
 
     @classmethod
     def backward(cls, w: Array, arrays: tuple, shape: Any, reverse: bool) -> None:
         gates, cells, *rest = arrays
-        cls.launch("lstm_backward", gates, 9, (gates, cells, w, *rest), shape, reverse)
+        cls.launch("lstm_backward", gates, 10, (gates, cells, w, *rest), shape, reverse)
 
 
 class Steps:
@@ -134,7 +141,7 @@ def texts_of_a_block(batch: int, bytes_of_one: int, like: Array) -> int:
 
     A power of two, so that few variants are compiled.
     """
-    processors, rows = like.device.attributes["MultiProcessorCount"], 1
+    processors, rows = limit(like.device.id, "MultiProcessorCount"), 1
     while rows < 8 and rows * processors < batch and 2 * rows * bytes_of_one <= SHARED_BYTES:
         rows *= 2
     return rows
