@@ -7,15 +7,17 @@ from collections.abc import Callable
 from .attention import scaled_dot_product_attention
 from .dropout import dropout
 from .embedding import embedding
+from .gelu import gelu
 from .linear import linear
 from .losses import cross_entropy
 from .lstm import lstm
 from .norm import layer_norm, rms_norm
+from .softmax import log_softmax, softmax
 
 KERNELS: dict[str, Callable] = {
     f.__name__: f
     for f in (
-        linear, embedding, dropout, layer_norm, rms_norm, cross_entropy,
+        linear, gelu, softmax, log_softmax, embedding, dropout, layer_norm, rms_norm, cross_entropy,
         scaled_dot_product_attention, lstm,
     )
 }  # fmt: skip
