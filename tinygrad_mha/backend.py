@@ -64,7 +64,7 @@ def place_like(host: np.ndarray, x: Array) -> Array:
 
 
 def placed(x: Array, *hosts: np.ndarray) -> list[Array]:
-    """Small host arrays (ids, lengths, masks) beside ``x``, in one copy, and for reading only.
+    """Host arrays (ids, lengths, masks) beside ``x``, in one copy, and for reading only.
 
     What was sent lately is not sent again: the lengths of a batch serve every layer.
     """
@@ -73,27 +73,24 @@ def placed(x: Array, *hosts: np.ndarray) -> list[Array]:
     device = x.device.id
     keys = [(device, h.dtype.str, h.shape, h.tobytes()) for h in hosts]
     found = [_sent.get(key) for key in keys]
-    if any(f is None for f in found):
-        missing = [(key, h) for key, h, f in zip(keys, hosts, found, strict=True) if f is None]
-        starts = [0]
-        for _, h in missing:
-            starts.append(starts[-1] + -(-h.nbytes // 16) * 16)  # a kernel reads 16 bytes at once
-        packed = np.zeros(max(starts[-1], 1), np.uint8)
-        for start, (key, _) in zip(starts, missing, strict=False):
-            packed[start : start + len(key[3])] = np.frombuffer(key[3], np.uint8)
-        there = xp(x).asarray(packed)
-        for start, (key, h) in zip(starts, missing, strict=False):
-            piece = there[start : start + h.nbytes]
-            _sent[key] = (
-                piece.view(h.dtype).reshape(h.shape) if h.size else xp(x).empty(h.shape, h.dtype)
-            )
-        found = [_sent[key] for key in keys]
+    missing = [k for k, there in enumerate(found) if there is None]
+    if missing:
+        sizes = [-(-hosts[k].nbytes // 16) * 16 for k in missing]  # a GPU reads 16 bytes at once
+        pieces = (keys[k][3].ljust(n, b"\0") for k, n in zip(missing, sizes, strict=True))
+        packed = xp(x).asarray(np.frombuffer(b"".join(pieces) or b"\0", np.uint8))
+        start = 0
+        for k, size in zip(missing, sizes, strict=True):
+            piece = packed[start : start + hosts[k].nbytes]
+            found[k] = piece.view(hosts[k].dtype).reshape(hosts[k].shape)
+            start += size
+            if hosts[k].nbytes <= SMALL:
+                _sent[keys[k]] = found[k]
         while len(_sent) > SENT_LATELY:
             _sent.pop(next(iter(_sent)), None)
     return found
 
 
-SENT_LATELY = 32  # arrays, of a few kilobytes each
+SENT_LATELY, SMALL = 32, 1 << 18  # so many arrays are remembered, of so many bytes at most
 _sent: dict[tuple, Array] = {}
 
 

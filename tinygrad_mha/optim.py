@@ -61,7 +61,7 @@ class Optimizer:
         """The same as functions without arguments, which may be called side by side."""
         yield partial(self.update, p, g, state, group)
 
-    def together(self, group: dict, params: list[Tensor], only_if: Any) -> list[Tensor]:
+    def together(self, group: dict, params: list[Any], only_if: Any) -> list[Any]:
         """Change those parameters of a group that a GPU can change at once; return the others."""
         return params
 
@@ -80,9 +80,9 @@ class Optimizer:
         with locks.lifted(p.data for p in self.params):  # detect_anomaly locks what a graph needs
             jobs: list[Callable] = []
             for group in self.param_groups:
-                params = [p for p in group["params"] if p.grad is not None]
+                params: list[Any] = [p for p in group["params"] if p.grad is not None]
                 for p in params:
-                    if p.grad.shape != p.shape:  # type: ignore[union-attr]
+                    if p.grad.shape != p.shape:
                         raise ValueError(f"a parameter {p.shape} has a gradient {p.grad.shape}")
                 params = self.together(group, params, only_if)
                 if params and only_if is not None and not bool(xp(only_if).isfinite(only_if)):
@@ -379,7 +379,7 @@ class Adam(Optimizer):
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> None:
         call_all(self.work(p, g, state, group))
 
-    def together(self, group: dict, params: list[Tensor], only_if: Any) -> list[Tensor]:
+    def together(self, group: dict, params: list[Any], only_if: Any) -> list[Any]:
         if all(xp(p.data) is np for p in params):
             return params
         from .kernels import optim as kernels

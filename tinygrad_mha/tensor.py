@@ -661,13 +661,14 @@ HOST = frozenset(PLAIN)
 
 def kernel_of(op: Op) -> Callable | None:
     """What runs ``op`` on a GPU in place of its forward, as :mod:`tinygrad_mha.kernels` has it."""
-    global _kernels
-    if _kernels is None:
-        from .kernels.table import KERNELS as _kernels  # not before somebody has a GPU
+    if not _kernels:
+        from .kernels.table import KERNELS  # not before somebody has a GPU
+
+        _kernels.update(KERNELS)
     return _kernels.get(op.name) if REGISTRY.get(op.name) is op else None
 
 
-_kernels: dict[str, Callable] | None = None
+_kernels: dict[str, Callable] = {}
 
 
 def constant(a: Any, op: Op, weak: bool) -> Any:

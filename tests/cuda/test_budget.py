@@ -4,6 +4,9 @@ Counted, not timed, by the emulator of a GPU that the real CuPy runs on; skipped
 """
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -97,6 +100,30 @@ def test_every_kernel_is_launched(counted):
     assert {name: names[name] for name in expected} == expected
     ours = sum(expected.values())
     assert sum(names.values()) - ours <= 14, names  # CuPy's own: sums where paths meet, copies
+
+
+def test_products_are_in_full_float32(counted):
+    """Not in TF32, which has ten bits: CUPY_TF32=1 is for the user to set."""
+    _, costs = counted
+    assert {b.compute for b in costs[2].blas_calls} == {68}  # CUBLAS_COMPUTE_32F
+
+
+def test_tf32_by_an_environment_variable():
+    code = """
+import emu_counters, numpy as np, tinygrad_mha as tg
+x = tg.Tensor(np.ones((4, 4), np.float32), device="cuda")
+with emu_counters.count() as c:
+    tg.linear(x, x)
+print([b.compute for b in c.blas_calls])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"CUPY_TF32": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[77]"  # CUBLAS_COMPUTE_32F_FAST_TF32
 
 
 def test_memory_does_not_grow(counted):

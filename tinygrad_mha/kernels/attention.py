@@ -45,22 +45,13 @@ def scaled_dot_product_attention(
     numbers = mask, bits, scale, grow, tq, tk
 
     def run(name: str, rows: int, *arguments: Any) -> None:
-        arrays = [a for a in arguments if a is not None]
-        launch(
-            FILE,
-            name,
-            q,
-            (blocks(rows, THREADS), heads, batch),
-            THREADS,
-            *arrays,
-            strides=True,
-            **widths,
-        )
+        grid = blocks(rows, THREADS), heads, batch
+        launch(FILE, name, q, grid, THREADS, *arguments, strides=True, **widths)
 
     run("attention", tq, q, k, v, y, sums, *map(place, (q, k, v, y)), *numbers)
 
-    def pullback(g):
-        g, alive = with_dense_rows(g), held  # noqa: F841 (the mask's array lives as long as we do)
+    def pullback(g, _=held):  # so that the mask's array lives as long as this function
+        g = with_dense_rows(g)
         dq, dk, dv = (heads_like(x, x.shape) for x in (q, k, v))
         along = m.empty_like(sums)
         run(
@@ -73,7 +64,7 @@ def scaled_dot_product_attention(
         )  # fmt: skip
         return dq, dk, dv
 
-    return (y, pullback)
+    return y, pullback
 
 
 def with_dense_rows(x: Array) -> Array:

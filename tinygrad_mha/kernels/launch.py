@@ -29,13 +29,13 @@ ON = os.environ.get("TINYGRAD_MHA_KERNELS", "1") != "0"
 
 def usable(x: Array) -> bool:
     """Whether kernels compute with ``x``: float32 or float64, on a GPU, and not switched off."""
-    return ON and x.dtype in REAL and compiles(type(x))
+    return ON and x.dtype in REAL and compiles(type(x).__module__)
 
 
 @functools.cache
-def compiles(kind: type) -> bool:
-    """Whether arrays of this type come from a module with a compiler: CuPy, not a double of it."""
-    return hasattr(sys.modules[kind.__module__.partition(".")[0]], "RawModule")
+def compiles(module: str) -> bool:
+    """Whether a module of arrays has a compiler: CuPy, but no double of it."""
+    return hasattr(sys.modules[module.partition(".")[0]], "RawModule")
 
 
 @functools.cache

@@ -46,8 +46,8 @@ def cross_entropy(
     )  # fmt: skip
     each = reduction == "none"
 
-    def pullback(g):
-        g, _ = dense(g), w  # the weights live as long as we do
+    def pullback(g, _=w):  # so that the weights live as long as this function
+        g = dense(g)
         dx = m.empty_like(rows)
         launch(
             FILE, "cross_entropy_back", rows, grid, THREADS,

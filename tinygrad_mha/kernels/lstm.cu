@@ -58,6 +58,14 @@ __device__ __forceinline__ void product(number* sum, const number* x, const numb
   }
 }
 
+// How many steps the longest text of a block has.
+__device__ __forceinline__ int longest_of(const int* lengths, int first, int rows, int T) {
+  if (!lengths) return T;
+  int longest = 0;
+  for (int r = 0; r < rows; r++) longest = max(longest, lengths[first + r]);
+  return longest;
+}
+
 // gates (N, 4H): in, x w_ihᵀ of all tokens; out, the gates. w (H, 4H) = w_hhᵀ. Biases (4H) and lengths (B) or null.
 // y (N, H): h, and 0 at pads. before (N, H): the h that each step started from. cells (N, H): c after it.
 // Block: THREADS. Grid: ceil(B / ROWS). Shared: ROWS * 6H + held * 4H numbers.
@@ -69,6 +77,7 @@ lstm_forward(number* __restrict__ gates, const number* __restrict__ w, const num
              int by_step, int by_text, int reverse, int held) {
   extern __shared__ char memory[];
   int first = blockIdx.x * ROWS, rows = min(ROWS, B - first), G = 4 * H, j = threadIdx.x;
+  int longest = longest_of(lengths, first, rows, T);
   number* h = (number*)memory;          // (H, ROWS)
   number* c = h + ROWS * H;             // (ROWS, H)
   number* sums = c + ROWS * H;          // (ROWS, 4H)
@@ -90,7 +99,7 @@ lstm_forward(number* __restrict__ gates, const number* __restrict__ w, const num
   for (int k = 0; k < T; k++) {
     int t = reverse ? T - 1 - k : k;
     size_t row = (size_t)t * by_step + (size_t)first * by_text;
-    if (j < G) {  // one column of the gates, all texts of the block
+    if (j < G && t < longest) {  // one column of the gates, all texts of the block
       number from_x[ROWS], sum[ROWS];  // (asked for now, needed after the product)
       for (int r = 0; r < ROWS; r++) from_x[r] = r < rows ? gates[(row + (size_t)r * by_text) * G + j] : number(0);
       product(sum, h, kept, near + j, held, G, w + j, G, H);
@@ -130,6 +139,7 @@ lstm_backward(const number* __restrict__ gates, const number* __restrict__ cells
               int reverse, int held) {
   extern __shared__ char memory[];
   int first = blockIdx.x * ROWS, rows = min(ROWS, B - first), G = 4 * H;
+  int longest = longest_of(lengths, first, rows, T);
   int p = threadIdx.x / H, j = threadIdx.x % H;  // the thread's gate, and its unit of the h before
   number* d = (number*)memory;          // (4H, ROWS): da of this step
   number* parts = d + ROWS * 4 * H;     // (ROWS, 4, H): dh of the step before, as one part for each gate
@@ -177,8 +187,8 @@ lstm_backward(const number* __restrict__ gates, const number* __restrict__ cells
     }
     __syncthreads();
     if (threadIdx.x < G) {  // one gate's part of one unit of dh, all texts of the block
-      number sum[ROWS];
-      product(sum, d + (size_t)p * H * ROWS, kept, near + threadIdx.x, held, G, column, H, H);
+      number sum[ROWS] = {};
+      if (t < longest) product(sum, d + (size_t)p * H * ROWS, kept, near + threadIdx.x, held, G, column, H, H);
       for (int r = 0; r < ROWS; r++) parts[r * G + threadIdx.x] = sum[r];
     }
     __syncthreads();

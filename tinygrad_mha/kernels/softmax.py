@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ..backend import Array, xp
@@ -33,5 +32,4 @@ def rowwise(name: str, x: Array, axis: Any) -> Any:
         return out
 
     y = run(name, dense(x))
-    pullback: Callable = lambda g: (run(f"{name}_back", dense(g), y),)  # noqa: E731
-    return y, pullback
+    return y, lambda g: (run(f"{name}_back", dense(g), y),)
