@@ -610,6 +610,29 @@ def test_the_same_steps_on_the_gpu_without_waiting_for_it(make, cupy, forbid_syn
     np.testing.assert_allclose(far.numpy(), host.numpy(), rtol=1e-12)
 
 
+@every_kind
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_step_without_numbers_changes_nothing(make, device, cupy):
+    """The norm of the gradients decides, and nobody has to look at it first."""
+    p, q = (nn.Parameter(rng.standard_normal((4, 3)), device=device) for _ in range(2))
+    optimizer = make([p, q])
+    for bad in (np.inf, np.nan):
+        before = p.numpy().copy(), q.numpy().copy()
+        g = rng.standard_normal((4, 3))
+        p.grad = Tensor(np.where(np.arange(3) == 1, bad, g), device=device)
+        q.grad = Tensor(g, device=device)
+        with np.errstate(invalid="ignore"):
+            norm = optim.clip_grad_norm([p, q], 1.0)
+            optimizer.step(only_if=norm)
+        assert not np.isfinite(float(norm))
+        assert (p.numpy() == before[0]).all()
+        assert (q.numpy() == before[1]).all()
+        p.grad, q.grad = Tensor(g, device=device), Tensor(-g, device=device)
+        optimizer.step(only_if=optim.clip_grad_norm([p, q], 1.0))
+        assert (p.numpy() != before[0]).all()
+        assert np.isfinite(q.numpy()).all()
+
+
 def test_a_small_model_learns():
     """The whole loop: module, loss, clipping, optimizer, schedule."""
     tg.manual_seed(0)

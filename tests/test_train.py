@@ -221,6 +221,26 @@ def test_training_on_the_device_gives_the_numbers_of_the_cpu(cupy, float64, pool
     np.testing.assert_allclose(there.predict_proba(texts), here.predict_proba(texts), atol=1e-6)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_step_without_numbers_ends_the_run_and_changes_no_weight(device, cupy, monkeypatch):
+    """On a GPU it is noticed later, and named just as well."""
+    kept, plain = [], Run.loss_of
+
+    def loss_of(self, part, *batch):
+        loss, said = plain(self, part, *batch)
+        if self.step < 2:
+            return loss, said
+        kept.append(self.model.state_dict())
+        return loss * np.inf, said
+
+    monkeypatch.setattr(Run, "loss_of", loss_of)
+    with pytest.raises(training.TrainingError, match=r"norm of the grad.* at step 3 of epoch"):
+        training.train(split(sentences()), Settings(**TINY, epochs=1, device=device))
+    for state in kept[1:]:
+        for name, x in state.items():
+            np.testing.assert_array_equal(x, kept[0][name])
+
+
 def test_shards_add_up_whatever_the_layout_of_their_gradients():
     """A number, a row, a matrix whose gradient is transposed in memory: by 1, 2 and 3 threads."""
     rng = np.random.default_rng(0)

@@ -63,7 +63,33 @@ class Optimizer:
 
     def together(self, group: dict, params: list[Any], only_if: Any) -> list[Any]:
         """Change those parameters of a group that a GPU can change at once; return the others."""
-        return params
+        if all(xp(p.data) is np for p in params):
+            return params
+        from .kernels import optim as kernels
+
+        rest: list[Any] = []
+        alike: dict[Any, list[tuple]] = {}
+        for p in params:
+            a, g = p.data, p.grad.data
+            if self.move_all is None or not kernels.fits(a, g) or not self.moves(a, group):
+                rest.append(p)
+                continue
+            t, *kept = self.remembered(a, self.state[p], group)
+            alike.setdefault((a.dtype, p.device, t), []).append((a, g, *kept))
+        for (_, _, t), arrays in alike.items():
+            self.move_all(arrays, t, group, only_if)
+        return rest
+
+    # What a subclass that has a kernel defines. move_all: one launch for (p, g, kept …) of one
+    # dtype; moves: whether it may, for a parameter; remembered: the number of the step (or anything
+    # else that has to be alike) and what is kept of p.
+    move_all: Any = None
+
+    def moves(self, p: Array, group: dict) -> bool:
+        return True
+
+    def remembered(self, p: Array, state: dict[str, Any], group: dict) -> tuple[Any, ...]:
+        return (None, *state.values())
 
     def step(self, workers: Any = None, only_if: Any = None) -> None:
         """Change every parameter that has a gradient.
@@ -72,8 +98,8 @@ class Optimizer:
         ``map(f, items)`` that calls ``f`` on several items at once. No bit depends on them.
 
         ``only_if`` is one number, such as the norm that :func:`clip_grad_norm` returns: unless it
-        is finite, no parameter changes. (A GPU looks at it by itself: nobody has to wait. In the
-        count of steps, and so in Adam's divisors, the step counts.)
+        is finite, no parameter changes. (A GPU looks at it by itself, so that nobody has to wait;
+        in Adam's count of steps such a step counts there.)
         """
         if only_if is not None and xp(only_if) is np and not np.isfinite(only_if):
             return
@@ -296,10 +322,19 @@ class SGD(Optimizer):
         if group["nesterov"] and not group["momentum"]:
             raise ValueError("nesterov needs a momentum above 0")
 
+    def remembered(self, p: Array, state: dict[str, Any], group: dict) -> tuple[Any, ...]:
+        if group["momentum"] and not state:
+            state["velocity"] = xp(p).zeros(p.shape, p.dtype)
+        return super().remembered(p, state, group)
+
+    def move_all(self, arrays: list[tuple], _: Any, group: dict, only_if: Any) -> None:
+        from .kernels import optim as kernels
+
+        kernels.sgd(arrays, group, only_if)
+
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> None:
         lr, mu, decay = (float(group[name]) for name in ("lr", "momentum", "weight_decay"))
-        if mu and not state:
-            state["velocity"] = xp(p).zeros(p.shape, p.dtype)
+        self.remembered(p, state, group)
         for piece in pieces(p, g, *state.values()):
             p, d, *kept = piece
             if decay:
@@ -379,23 +414,16 @@ class Adam(Optimizer):
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> None:
         call_all(self.work(p, g, state, group))
 
-    def together(self, group: dict, params: list[Any], only_if: Any) -> list[Any]:
-        if all(xp(p.data) is np for p in params):
-            return params
+    def remembered(self, p: Array, state: dict[str, Any], group: dict) -> tuple[Any, ...]:
+        return self._next(p, state)
+
+    def move_all(self, arrays: list[tuple], t: Any, group: dict, only_if: Any) -> None:
         from .kernels import optim as kernels
 
-        rest: list[Tensor] = []
-        alike: dict[Any, list[tuple]] = {}
-        for p in params:
-            a, g = p.data, p.grad.data
-            if not kernels.fits(a, g) or (group["lazy"] and p.ndim > 1):
-                rest.append(p)
-                continue
-            t, mean, square = self._next(a, self.state[p])
-            alike.setdefault((a.dtype, p.device, t), []).append((a, g, mean, square))
-        for (_, _, t), arrays in alike.items():
-            kernels.adam(arrays, t, group, self.decoupled, only_if)
-        return rest
+        kernels.adam(arrays, t, group, self.decoupled, only_if)
+
+    def moves(self, p: Array, group: dict) -> bool:
+        return not (group["lazy"] and p.ndim > 1)
 
     def _next(self, p: Array, state: dict[str, Any]) -> tuple[int, Array, Array]:
         """The number of the step that begins, and what is remembered of p."""

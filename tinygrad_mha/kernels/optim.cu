@@ -4,7 +4,7 @@
 #define COUNT 64  // arrays in one launch
 #endif
 
-struct Moved {  // one parameter: p, its gradient, mean and square
+struct Moved {  // one parameter, its gradient, and what an optimizer remembers of it: pointers, or null
   number* p;
   const number* g;
   number* mean;
@@ -27,6 +27,23 @@ extern "C" __global__ void adam(const Arrays arrays, const number* __restrict__ 
     number mean = a.mean[k] * b1 + g * (1 - b1), square = a.square[k] * b2 + g * g * (1 - b2);
     a.mean[k] = mean, a.square[k] = square;
     a.p[k] = p - step * (mean / (sqrt(square) / root + eps));
+  }
+}
+
+// d = g + decay · p, v ← momentum · v + d, p ← p - lr · v, or, with nesterov, p - lr · (d + momentum · v): as in
+// optim.py. `mean` is v, or null without momentum. Grid: (any, arrays).
+extern "C" __global__ void sgd(const Arrays arrays, const number* __restrict__ only_if, number lr, number momentum,
+                               number decay, int nesterov) {
+  if (only_if && !isfinite(*only_if)) return;
+  const Moved& a = arrays.of[blockIdx.y];
+  EACH(k, a.size) {
+    number p = a.p[k], d = a.g[k] + decay * p;
+    if (a.mean) {
+      number v = a.mean[k] * momentum + d;
+      a.mean[k] = v;
+      d = nesterov ? d + momentum * v : v;
+    }
+    a.p[k] = p - lr * d;
   }
 }
 

@@ -1,4 +1,4 @@
-"""Adam and clipping on a GPU, for all parameters at once."""
+"""Optimizers and clipping on a GPU, for all parameters at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOVED = Struct("4Qq")  # struct Moved
 
 
 def tables(rows: Sequence[tuple[Array, ...]]) -> Iterator[tuple[np.void, int, Array]]:
-    """Arrays (p, g, mean, square) of one dtype as a kernel takes them, how many, one of them."""
+    """Rows (p, g, ...) of arrays of one dtype as a kernel takes them, how many, one of them."""
     for start in range(0, len(rows), COUNT):
         part = rows[start : start + COUNT]
         pointers = ([*(a.data.ptr for a in arrays), 0, 0][:4] for arrays in part)
@@ -51,6 +51,16 @@ def adam(
             FILE, "adam", like, grid(rows, count), 256,
             table, only_if, b1, b2, eps, lr / (1 - b1**t), math.sqrt(1 - b2**t),
             1 - lr * decay if decoupled else 1.0, 0.0 if decoupled else decay, COUNT=COUNT,
+        )  # fmt: skip
+
+
+def sgd(rows: Sequence[tuple], group: dict, only_if: Array | None) -> None:
+    """One step of SGD for (p, g) or, with momentum, (p, g, velocity) of one dtype."""
+    lr, momentum, decay = (float(group[name]) for name in ("lr", "momentum", "weight_decay"))
+    for table, count, like in tables(rows):
+        launch(
+            FILE, "sgd", like, grid(rows, count), 256,
+            table, only_if, lr, momentum, decay, int(group["nesterov"]), COUNT=COUNT,
         )  # fmt: skip
 
 
