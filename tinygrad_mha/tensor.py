@@ -25,6 +25,7 @@ from .backend import (
     DeviceError,
     default_device,
     device_of,
+    explained,
     is_array,
     to_device,
     to_host,
@@ -405,6 +406,8 @@ class Op:
                 y, kernel = forward(*arrays, **params), None
         except EXPLAINED as e:
             raise self._explain(e, arrays, params) from None
+        except MemoryError as e:  # of the GPU
+            raise explained(e, self.name)  # noqa: B904  # it names its cause, if it has one
         pullback = None
         if kernel is not None or (self.reference is not None and forward is self.forward):
             if type(y) is not tuple or len(y) != 2 or not callable(y[1]):
@@ -806,6 +809,8 @@ def backpropagate(
                     ds = node.op.pull(node, y, g, wants, create_graph)
                 except (ValueError, TypeError, IndexError) as e:
                     raise _in_backward(e, node) from e
+                except MemoryError as e:
+                    raise explained(e, f"the backward of {node.op.name}")  # noqa: B904
                 if watcher is not None:
                     watcher.pulled(node, ds, wants)
                 for x, d, w in zip(node.inputs, ds, wants):  # noqa: B905  # as many
