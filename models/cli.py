@@ -44,7 +44,7 @@ def run(arguments: Sequence[str] | None) -> int:
     except InputError as e:
         return fail(str(e), 2)
     except tg.backend.OutOfDeviceMemory as e:
-        return fail(str(e), 1)
+        return fail(f"{e}" if saves else f"{e}, or --device cpu", 1)
     except tg.DeviceError as e:
         return fail(str(e), 2)
     except BrokenPipeError:  # `… | head` has seen enough
@@ -59,11 +59,11 @@ def run(arguments: Sequence[str] | None) -> int:
         reason = (e.strerror or str(e)).lower()
         return fail(f"{place}: {reason}; free space or choose another place", 1)
     except MemoryError as e:
-        if (told := tg.backend.explained(e)) is not e:  # the GPU's
+        if (told := tg.backend.explained(e)) is not e:  # the GPU's, in no op
             return fail(str(told), 1)
         return fail("out of memory; try a smaller --d-model, --batch-size or --max-len", 1)
     except RuntimeError as e:
-        return fail(str(e), 1)
+        return fail(str(tg.backend.explained(e)), 1)
 
 
 class Notices:

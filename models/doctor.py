@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from tinygrad_mha.tensor import value
 from .errors import one_line
 from .parallel import Workers, cores, shards_for
 
-DTYPES = (np.float32, np.float64)
+EPS = {t.__name__: float(np.finfo(t).eps) for t in (np.float32, np.float64)}  # a rounding error
 SHOWN = 10  # ops in the table, those that differ most
 
 # How far two right answers may be apart, in units of the dtype's rounding error, relative to the
@@ -81,8 +81,9 @@ def examine(
             print(f"the report is in {one_line(str(report))}")
         if as_json:
             print(json.dumps(found))
-    if found["problems"]:
-        raise RuntimeError("; ".join(found["problems"]))
+    if problems := found["problems"]:
+        more = f"; and {len(problems) - 5} more, all in --report" if len(problems) > 5 else ""
+        raise RuntimeError("; ".join(problems[:5]) + more)
     return found
 
 
@@ -196,14 +197,14 @@ def product_is_right(device: str) -> bool:
 # ------------------------------------------------------------------------------- the ops
 
 Differences = dict[str, dict[str, float]]  # op -> dtype -> largest difference
-Compare = Callable[[tg.Op, Any, str], "float | None"]
+Compare = Callable[[tg.Op, str, str], "float | None"]
 
 
 def compare_ops(compare: Compare, device: str, problems: list[str]) -> Differences:
     """What ``compare(op, dtype, device)`` says of every op of the registry."""
     found: Differences = {}
     for name, op in tg.REGISTRY.items():
-        for dtype in map(np.dtype, DTYPES):
+        for dtype, eps in EPS.items():
             try:
                 apart = compare(op, dtype, device)
             except Exception as e:  # the other ops should be looked at too
@@ -211,13 +212,13 @@ def compare_ops(compare: Compare, device: str, problems: list[str]) -> Differenc
                 continue
             if apart is None:
                 continue
-            found.setdefault(name, {})[dtype.name] = apart
-            if not apart <= ROUNDINGS * np.finfo(dtype).eps:
+            found.setdefault(name, {})[dtype] = apart
+            if not apart <= ROUNDINGS * eps:
                 problems.append(f"{device}: {name} is wrong in {dtype}, by {apart:.1e}")
     return found
 
 
-def device_against_cpu(op: tg.Op, dtype: np.dtype, device: str) -> float:
+def device_against_cpu(op: tg.Op, dtype: str, device: str) -> float:
     """The largest difference between the op's results and gradients on two devices."""
     args, params = sample_of(op, dtype)
     return largest_difference(
@@ -225,7 +226,7 @@ def device_against_cpu(op: tg.Op, dtype: np.dtype, device: str) -> float:
     )  # fmt: skip
 
 
-def fused_against_reference(op: tg.Op, dtype: np.dtype, device: str) -> float | None:
+def fused_against_reference(op: tg.Op, dtype: str, device: str) -> float | None:
     """The same between a fused op and its reference in primitives; None for a primitive."""
     if op.reference is None:
         return None
@@ -236,7 +237,7 @@ def fused_against_reference(op: tg.Op, dtype: np.dtype, device: str) -> float | 
     )  # fmt: skip
 
 
-def sample_of(op: tg.Op, dtype: np.dtype) -> tuple[list, dict[str, Any]]:
+def sample_of(op: tg.Op, dtype: str) -> tuple[list, dict[str, Any]]:
     """The op's own example, in a dtype, with every parameter."""
     args, params = op.sample(np.random.default_rng(0))  # type: ignore[misc]
     return [a.astype(dtype) if is_float(a) else a for a in args], op.defaults | params
@@ -253,6 +254,8 @@ def outcome(f: Callable, args: list, params: dict, device: str) -> list[np.ndarr
         params["device"] = device
     ys = f(*xs, **params)
     ys = ys if isinstance(ys, tuple) else (ys,)
+    if astray := {y.device for y in ys} - {device}:
+        raise RuntimeError(f"a result is on {', '.join(astray)}")
     rng = np.random.default_rng(1)  # not ones: a softmax that sends nothing back would pass
     roots = [y for y in ys if y.requires_grad]
     found = [y.numpy() for y in ys]
@@ -269,7 +272,7 @@ def outcome(f: Callable, args: list, params: dict, device: str) -> list[np.ndarr
 
 def placed(x: Any, device: str) -> Any:
     """A parameter for a call on ``device``: a mask or an index goes there, also in a tuple."""
-    if isinstance(x, tuple):
+    if type(x) is tuple:
         return tuple(placed(part, device) for part in x)
     return backend.to_device(value(x), device) if backend.is_array(value(x)) else x
 
@@ -302,18 +305,14 @@ def largest_difference(got: list[np.ndarray], want: list[np.ndarray]) -> float:
 
 def tell_ops(found: Differences, title: str) -> None:
     """The ops that differ most, and the largest difference of each dtype."""
-    names = [np.dtype(t).name for t in DTYPES]
-    eps = {np.dtype(t).name: float(np.finfo(t).eps) for t in DTYPES}
-    ranked = sorted(
-        found, key=lambda n: max(d / eps[t] for t, d in found[n].items()), reverse=True
-    )  # fmt: skip
+    ranked = sorted(found, key=lambda n: -max(d / EPS[t] for t, d in found[n].items()))
     print(f"{title.format(len(found))}, results and gradients: largest relative differences")
-    print(f"  {'op':36}" + "".join(f"{name:>10}" for name in names))
+    print(f"  {'op':36}" + "".join(f"{t:>10}" for t in EPS))
     for name in ranked[:SHOWN]:
-        apart = (found[name].get(t, float("nan")) for t in names)
+        apart = (found[name].get(t, float("nan")) for t in EPS)
         print(f"  {name:36}" + "".join(f"{d:10.1e}" for d in apart))
     if len(ranked) > SHOWN:
-        print(f"  … the other {len(ranked) - SHOWN} differ less")
+        print(f"  … the other {len(ranked) - SHOWN} differ no more")
 
 
 # ------------------------------------------------------------------------------ training
@@ -365,13 +364,14 @@ def train_steps(device: str, load: Load) -> Training:
         device=device,
     )
     tg.manual_seed(0)
-    model = TextClassifier(load.vocabulary, load.d_model, load.classes).to(device)
+    model = TextClassifier(load.vocabulary, load.d_model, load.classes)
+    model.to(device)
     labels = [str(k) for k in range(load.classes)]
     run = Run(TrainedClassifier(model, words, labels, {}), settings, batches, None)
     losses, seconds, gradients = [], [], {}
     cut = shards_for(load.batch, load.d_model, settings.workers)
     with Workers(settings.workers, [run.loss_of], run.parameters, shards=cut) as workers:
-        for ids, lengths, targets, _ in batches.epoch(0):
+        for ids, lengths, targets, _ in cast(Any, batches.epoch(0)):
             backend.synchronize(device)
             began = time.perf_counter()
             loss, _ = run.train_step(ids, lengths, targets, workers)
@@ -379,7 +379,8 @@ def train_steps(device: str, load: Load) -> Training:
             seconds.append(time.perf_counter() - began)
             losses.append(loss)
             if len(losses) == 1:
-                gradients = {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
+                gradients = {n: value(p.grad) for n, p in model.named_parameters()}
+                gradients = {n: np.array(backend.to_host(d)) for n, d in gradients.items()}
     tokens = load.batch * load.tokens * load.steps
     return Training(losses, gradients, seconds[0], tokens / sum(seconds[1:]))
 
@@ -407,6 +408,8 @@ def compare_training(device: str, problems: list[str]) -> dict[str, Any]:
             f"{t.losses[0]:12.5f}{t.losses[-1]:12.5f}"
         )
     here, there = done
+    ratio = there.tokens_per_second / here.tokens_per_second
+    print(f"  {device} is {ratio:.1f} times as fast as {cores()} cores of the CPU")
     parameter, apart = gradients_apart(there.gradients, here.gradients)
     losses = largest_difference([np.array(there.losses)], [np.array(here.losses)])
     found |= {"largest_gradient_difference": apart, "largest_loss_difference": losses}

@@ -61,9 +61,9 @@ def to_device(x: Array, device: str) -> Array:
     if device == "cpu":
         return to_host(x)
     cupy = ready(device)
+    cupy.cuda.Device(int(device[5:])).use()  # CuPy computes on the current one
     try:
-        with cupy.cuda.Device(int(device[5:])):
-            return cupy.asarray(x)
+        return cupy.asarray(x)
     except MemoryError as e:
         raise explained(e)  # noqa: B904  # it names its cause
 
@@ -173,11 +173,14 @@ _default_device: str | None = None
 
 
 def set_default_device(device: str) -> None:
-    """New Tensors and modules are made on ``device``: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
+    """New Tensors and modules are made on ``device``: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+    A GPU is tried out first; a DeviceError says what is missing, and the command that cures it.
+    """
     global _default_device
     device = check_device(device)
     if device != "cpu":
-        ready(device)
+        ready(device).cuda.Device(int(device[5:])).use()
     _default_device = device
 
 

@@ -145,7 +145,8 @@ def small_kernel(cupy: ModuleType) -> Any:
 def count_devices(cupy: ModuleType, device: str) -> int:
     """How many GPUs CUDA shows; a DeviceError if it shows none, or does not start."""
     runtime = cupy.cuda.runtime
-    driver, status = 0, NO_DEVICE
+    driver = 0
+    status: int | None = NO_DEVICE
     try:
         driver = runtime.driverGetVersion()
         if count := runtime.getDeviceCount():
@@ -261,7 +262,7 @@ def product_failed(cupy: ModuleType, error: Exception, device: str) -> DeviceErr
 
 def other_failure(cupy: ModuleType, error: Exception, device: str, what: str) -> DeviceError:
     """Anything else: a GPU whose memory others hold, or something we have not met."""
-    if is_out_of_memory(error) or re.search("CUBLAS_STATUS_(ALLOC|NOT_INIT)", str(error)):
+    if is_out_of_memory(error) or "CUBLAS_STATUS_NOT_INITIALIZED" in str(error):
         return OutOfDeviceMemory(
             f"device {device!r}: out of memory at the first computation{sizes(cupy, error)}; "
             "nvidia-smi shows which other program holds it"
@@ -280,9 +281,12 @@ def other_failure(cupy: ModuleType, error: Exception, device: str, what: str) ->
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of CuPy's means that the GPU's memory is full."""
-    of_cupy = type(error).__module__.startswith("cupy")
-    full = isinstance(error, MemoryError) or getattr(error, "status", None) == MEMORY_ALLOCATION
-    return of_cupy and full
+    kind = type(error)
+    if not kind.__module__.startswith("cupy"):
+        return False
+    status = getattr(error, "status", None) if kind.__name__.startswith("CUDA") else None
+    full = status == MEMORY_ALLOCATION or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    return isinstance(error, MemoryError) or full
 
 
 def out_of_memory(cupy: ModuleType, error: BaseException, where: str = "") -> OutOfDeviceMemory:
@@ -293,12 +297,12 @@ def out_of_memory(cupy: ModuleType, error: BaseException, where: str = "") -> Ou
         device = "device 'cuda'"
     where = where and f" in {where}"
     return OutOfDeviceMemory(
-        f"{device}: out of memory{where}{sizes(cupy, error)}; take a smaller batch"
+        f"{device}: out of memory{where}{sizes(cupy, error)}; take a smaller batch or model"
     )
 
 
 def sizes(cupy: ModuleType, error: BaseException) -> str:
-    """ ": so much asked for, so much free", as far as it is known."""
+    """What was asked for and what is free, as far as it is known, with a colon before it."""
     asked = re.search(r"allocating ([\d,]+) bytes", str(error))
     told = [f"{amount(int(asked[1].replace(',', '')))} asked for"] if asked else []
     try:

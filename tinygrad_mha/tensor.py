@@ -556,7 +556,7 @@ class Op:
             return TypeError(f"{self.name}: {name} is the number {x}, and should be an array here")
         told = {n: a for n, a in (given | params).items() if is_array(a)}
         places = {n: device_of(a) for n, a in told.items()}
-        unknown = re.search("numpy|ufunc", str(error), re.IGNORECASE)  # how CuPy and NumPy complain
+        unknown = re.search("numpy|cupy|ufunc|'out'", str(error), re.IGNORECASE)  # their complaints
         if unknown and len(set(places.values())) > 1:
             where = " and ".join(f"{n} {tuple(a.shape)} on {places[n]}" for n, a in told.items())
             there = max(places.values())

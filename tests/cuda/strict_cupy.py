@@ -325,13 +325,7 @@ for _name in API["ndarray"]:
 
 # ---------------------------------------------------------------- functions
 
-_CREATE = {
-    "array",
-    "asarray",
-    "ascontiguousarray",
-    "asanyarray",
-    "asfortranarray",
-}  # the ways in from the host
+_CREATE = {"array", "asarray", "asanyarray"}  # the ways in from the host
 _SYNCING = {
     "nonzero",
     "argwhere",
