@@ -452,7 +452,6 @@ def without_paths(found: Any) -> Any:
     if isinstance(found, list):
         return [without_paths(v) for v in found]
     if isinstance(found, str):
-        return re.sub(
-            r"(?<![\w.])(?:[A-Za-z]:)?(?:[/\\][^/\\\s'\":;,]+)*[/\\](?=[^/\\\s])", "", found
-        )
+        found = found.replace(str(Path.home()), "")
+        return re.sub(r"(?<![\w.])([A-Za-z]:)?([/\\][^/\\\n'\":;,]+)*[/\\](?=[^/\\\s])", "", found)
     return found
