@@ -99,7 +99,7 @@ def look_at(found: dict[str, Any]) -> None:
         print("cuda: not tried; try it with --device cuda")
         return
     found["gpu"] = about = device_check.facts(backend.ready(device), device)
-    found["kernels"] = own_kernels()
+    found["kernels"] = own_kernels(device)
     tell_gpu(device, about, found["kernels"])
     found["ops"] = compare_ops(device_against_cpu, device, problems)
     tell_ops(found["ops"], f"{device}: {{}} ops against the CPU")
@@ -160,24 +160,23 @@ def cpu_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def own_kernels() -> bool | None:
-    """Whether the package's own CUDA kernels are in use; None if there are none in it."""
-    try:
-        from tinygrad_mha import gpu  # type: ignore[attr-defined]
-    except ImportError:
-        return None
-    on = getattr(gpu, "enabled", True)
-    return bool(on() if callable(on) else on)
+def own_kernels(device: str) -> list[str]:
+    """The ops that a CUDA kernel of this package computes; none if kernels are switched off."""
+    from tinygrad_mha.kernels.launch import usable
+    from tinygrad_mha.kernels.table import KERNELS
+
+    x = backend.to_device(np.zeros(1, np.float32), device)
+    return sorted(KERNELS) if usable(x) else []
 
 
-def tell_gpu(device: str, about: dict[str, Any], kernels: bool | None) -> None:
+def tell_gpu(device: str, about: dict[str, Any], kernels: list[str]) -> None:
     """One line about the GPU, one about its software."""
     print(
         f"{device}: {about['name']}, compute capability {about['compute_capability']}, "
         f"{device_check.amount(about['memory_free_bytes'])} of "
         f"{device_check.amount(about['memory_bytes'])} free"
     )
-    own = {True: "on", False: "off", None: "none in this version"}[kernels]
+    own = f"for {len(kernels)} ops" if kernels else "off"
     print(
         f"{device}: driver {about['driver'] or 'unknown'} (CUDA {about['driver_cuda']}), "
         f"{about['cupy_package']} {about['cupy']} (CUDA {about['runtime_cuda']}), "

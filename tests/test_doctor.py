@@ -13,6 +13,7 @@ from conftest import real_cupy_wanted
 
 import tinygrad_mha as tg
 from tinygrad_mha import REGISTRY, backend, device_check
+from tinygrad_mha.kernels.table import KERNELS
 from tinygrad_mha.models import cli, doctor
 
 FUSED = [name for name, op in REGISTRY.items() if op.reference is not None]
@@ -29,6 +30,12 @@ def examine(capsys, monkeypatch, tmp_path):
         return cli.main(["doctor", *map(str, arguments)]), *capsys.readouterr()
 
     return run
+
+
+def plant(monkeypatch, name, forward):
+    """Put a fault into an op: no kernel stands in for it."""
+    monkeypatch.delitem(KERNELS, name, raising=False)
+    monkeypatch.setattr(REGISTRY[name], "forward", forward)
 
 
 def on_the_device(change, device="cuda:0"):
@@ -95,6 +102,20 @@ def test_a_sound_gpu(examine, cupy):
     assert found["gpu"]["memory_bytes"] >= found["gpu"]["memory_free_bytes"] > 0
 
 
+def test_whether_kernels_are_on(examine, cupy, monkeypatch):
+    monkeypatch.setattr(doctor, "compare_ops", lambda *_: {})
+    monkeypatch.setattr(doctor, "compare_training", lambda *_: {})
+    on = real_cupy_wanted()  # the double has none
+    for switch, said, names in (
+        ("1", f"for {len(KERNELS)} ops" if on else "off", sorted(KERNELS) if on else []),
+        ("0", "off", []),
+    ):
+        monkeypatch.setenv("TINYGRAD_MHA_KERNELS", switch)
+        out = examine("--device", "cuda", "--json")[1]
+        assert f", kernels of our own: {said}\n" in out
+        assert json.loads(out.splitlines()[-1])["kernels"] == names
+
+
 def test_it_trains_what_it_says(cupy):
     """Every step changes the loss, so it is a step; ten of them are timed by default."""
     load = doctor.Load(50, 16, 8, 6, classes=3)
@@ -132,7 +153,7 @@ def test_everything_is_as_before(examine, cupy):
 
 def test_a_wrong_op_of_the_cpu(examine, monkeypatch):
     wrong = on_the_device(lambda out: (out[0] * (1 + 1e-3), out[1]), "cpu")
-    monkeypatch.setattr(REGISTRY["softmax"], "forward", wrong(REGISTRY["softmax"].forward))
+    plant(monkeypatch, "softmax", wrong(REGISTRY["softmax"].forward))
     status, _, err = examine()
     assert status == 1
     assert re.match(r"tinygrad-mha: cpu: softmax is wrong in float32, by \d", err)
@@ -141,8 +162,8 @@ def test_a_wrong_op_of_the_cpu(examine, monkeypatch):
 
 
 def test_a_wrong_product(examine, monkeypatch):
-    matmul = REGISTRY["matmul"]
-    monkeypatch.setattr(matmul, "forward", lambda a, b, f=matmul.forward: f(a, b) + 1e-3)
+    matmul = REGISTRY["matmul"].forward
+    plant(monkeypatch, "matmul", lambda a, b: matmul(a, b) + 1e-3)
     status, out, err = examine()
     assert status == 1
     assert "cpu: a matrix product is WRONG" in out
@@ -154,9 +175,7 @@ def test_a_wrong_result_of_the_device(dtype, examine, cupy, monkeypatch):
     def change(y):
         return y * y.dtype.type(1 + 1e-3) if y.dtype == dtype else y
 
-    monkeypatch.setattr(
-        REGISTRY["tanh"], "forward", on_the_device(change)(REGISTRY["tanh"].forward)
-    )
+    plant(monkeypatch, "tanh", on_the_device(change)(REGISTRY["tanh"].forward))
     status, _, err = examine("--device", "cuda")
     assert status == 1
     assert err.startswith(f"tinygrad-mha: cuda:0: tanh is wrong in {dtype}, by 5")
@@ -170,8 +189,7 @@ def test_a_wrong_gradient_of_the_device(examine, cupy, monkeypatch):
         y, _ = out
         return y, lambda g: (g * 0,)
 
-    softmax = REGISTRY["softmax"]
-    monkeypatch.setattr(softmax, "forward", on_the_device(change)(softmax.forward))
+    plant(monkeypatch, "softmax", on_the_device(change)(REGISTRY["softmax"].forward))
     status, _, err = examine("--device", "cuda")
     assert status == 1
     assert "cuda:0: softmax is wrong in float32, by " in err
@@ -182,8 +200,7 @@ def test_an_op_that_does_not_run_on_the_device(examine, cupy, monkeypatch):
         raise RuntimeError("no such kernel\nand more")
 
     for name in ("erf", "gelu", "lstm", "rms_norm"):
-        forward = on_the_device(change)(REGISTRY[name].forward)
-        monkeypatch.setattr(REGISTRY[name], "forward", forward)
+        plant(monkeypatch, name, on_the_device(change)(REGISTRY[name].forward))
     monkeypatch.setattr(doctor, "compare_training", lambda *_: {})
     status, out, err = examine("--device", "cuda", "--json")
     assert status == 1
@@ -197,8 +214,7 @@ def test_an_op_that_does_not_run_on_the_device(examine, cupy, monkeypatch):
 
 
 def test_an_op_that_falls_back_to_the_cpu(examine, cupy, monkeypatch):
-    forward = on_the_device(backend.to_host)(REGISTRY["sin"].forward)
-    monkeypatch.setattr(REGISTRY["sin"], "forward", forward)
+    plant(monkeypatch, "sin", on_the_device(backend.to_host)(REGISTRY["sin"].forward))
     status, _, err = examine("--device", "cuda")
     assert status == 1
     assert "cuda:0: sin fails in float32: a result is on cpu; " in err
