@@ -316,6 +316,7 @@ def test_the_report_can_be_shown_to_others(examine, cupy, monkeypatch, tmp_path)
 def test_the_report_of_a_machine_that_fails(examine, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(device_check, "cupy_packages", list)
+    monkeypatch.setattr(device_check, "driver_cuda", lambda: 12090)
     status, out, err = examine("--device", "cuda", "--report", "--json")
     assert status == 2
     assert "CuPy is not installed; pip install" in err

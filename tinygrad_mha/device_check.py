@@ -112,9 +112,9 @@ def first_line(error: BaseException) -> str:
 # --------------------------------------------------------------------------- what works
 
 
-def check(cupy: ModuleType, device: str) -> None:
+def check(cp: ModuleType, device: str) -> None:
     """Try the device out; a DeviceError says what is wrong, and the command that cures it."""
-    number, count = int(device[5:]), count_devices(cupy, device)
+    number, count = int(device[5:]), count_devices(cp, device)
     if number >= count:
         problem = f"there is no GPU {number}, only {count}, counted from 0"
         if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
@@ -122,29 +122,29 @@ def check(cupy: ModuleType, device: str) -> None:
         last = f"cuda:{count - 1}"
         raise fault(device, problem, f"write {last!r}" + (" or less" if count > 1 else ""))
     try:
-        with cupy.cuda.Device(number):
-            a = small_kernel(cupy)
+        with cp.cuda.Device(number):
+            a = small_kernel(cp)
     except Exception as e:
-        raise kernel_failed(cupy, e, device) from e
+        raise kernel_failed(cp, e, device) from e
     try:
-        with cupy.cuda.Device(number):
-            right = bool((a @ a == cupy.asarray([[7.0, 10.0], [15.0, 22.0]])).all())
+        with cp.cuda.Device(number):
+            right = bool((a @ a == cp.asarray([[7.0, 10.0], [15.0, 22.0]])).all())
     except Exception as e:
-        raise product_failed(cupy, e, device) from e
+        raise product_failed(cp, e, device) from e
     if not right:
-        raise fault(device, "a small matrix product is wrong", reinstall(cupy))
+        raise fault(device, "a small matrix product is wrong", reinstall(cp))
 
 
-def small_kernel(cupy: ModuleType) -> Any:
+def small_kernel(cp: ModuleType) -> Any:
     """[[1, 2], [3, 4]], computed on the device (which takes the headers and NVRTC), and done."""
-    a = (cupy.arange(4, dtype="f4") + 1.0).reshape(2, 2)
-    cupy.cuda.Device().synchronize()  # an error of a kernel comes to light when it is waited for
+    a = (cp.arange(4, dtype="f4") + 1.0).reshape(2, 2)
+    cp.cuda.Device().synchronize()  # an error of a kernel comes to light when it is waited for
     return a
 
 
-def count_devices(cupy: ModuleType, device: str) -> int:
+def count_devices(cp: ModuleType, device: str) -> int:
     """How many GPUs CUDA shows; a DeviceError if it shows none, or does not start."""
-    runtime = cupy.cuda.runtime
+    runtime = cp.cuda.runtime
     driver = 0
     status: int | None = NO_DEVICE
     try:
@@ -162,7 +162,7 @@ def count_devices(cupy: ModuleType, device: str) -> int:
             "container with: docker run --gpus all; then nvidia-smi shows the GPU",
         ) from error
     if status == INSUFFICIENT_DRIVER:
-        raise driver_too_old(cupy, driver, device) from error
+        raise driver_too_old(cp, driver, device) from error
     if status == NO_DEVICE:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible is not None:
@@ -183,10 +183,10 @@ def count_devices(cupy: ModuleType, device: str) -> int:
     ) from error
 
 
-def driver_too_old(cupy: ModuleType, driver: int, device: str) -> DeviceError:
+def driver_too_old(cp: ModuleType, driver: int, device: str) -> DeviceError:
     """The wheel needs a newer driver; or this driver an older wheel, where there is one."""
-    package = installed_package(cupy)
-    needs = cuda_of(cupy, package)
+    package = installed_package(cp)
+    needs = cuda_of(cp, package)
     problem = f"the driver knows CUDA {named(driver)}, {package} needs CUDA {needs}"
     update = f"update the driver ({UPDATE})"
     if 12000 <= driver < 13000 <= needs * 1000:
@@ -196,37 +196,37 @@ def driver_too_old(cupy: ModuleType, driver: int, device: str) -> DeviceError:
     return fault(device, problem, update)
 
 
-def installed_package(cupy: ModuleType) -> str:
+def installed_package(cp: ModuleType) -> str:
     """The package that CuPy comes from, or what it should be called."""
     packages = cupy_packages()
     return packages[0] if packages else "cupy"
 
 
-def cuda_of(cupy: ModuleType, package: str) -> int:
+def cuda_of(cp: ModuleType, package: str) -> int:
     """The major version of CUDA that a CuPy is made for."""
     if digits := re.search(r"cuda(\d\d)x", package):
         return int(digits[1])
-    return cupy.cuda.runtime.runtimeGetVersion() // 1000
+    return cp.cuda.runtime.runtimeGetVersion() // 1000
 
 
-def reinstall(cupy: ModuleType) -> str:
+def reinstall(cp: ModuleType) -> str:
     """The command that brings the CUDA libraries that CuPy misses."""
-    package = installed_package(cupy)
+    package = installed_package(cp)
     if package == "cupy":  # built from source, or conda's: the toolkit comes from elsewhere
         return "install the CUDA toolkit (conda install -c conda-forge cuda-toolkit), set CUDA_PATH"
     return f"pip install '{with_toolkit(package)}'"
 
 
-def kernel_failed(cupy: ModuleType, error: Exception, device: str) -> DeviceError:
+def kernel_failed(cp: ModuleType, error: Exception, device: str) -> DeviceError:
     """Why the first kernel did not run."""
     text, kind = str(error), type(error).__name__
     if "CUDA headers" in text or "cuda_fp16.h" in text:
-        return fault(device, "CuPy finds no CUDA headers", reinstall(cupy))
+        return fault(device, "CuPy finds no CUDA headers", reinstall(cp))
     if "nvrtc" in text.lower() and (kind.startswith("DynamicLib") or isinstance(error, OSError)):
-        return fault(device, "NVRTC, CUDA's compiler, is missing", reinstall(cupy))
-    capability = capability_of(cupy, device)
+        return fault(device, "NVRTC, CUDA's compiler, is missing", reinstall(cp))
+    capability = capability_of(cp, device)
     if "gpu-architecture" in text and 0 < capability < 75:
-        package = installed_package(cupy)
+        package = installed_package(cp)
         return fault(
             device,
             f"compute capability {capability / 10} is too old for {package}",
@@ -239,36 +239,36 @@ def kernel_failed(cupy: ModuleType, error: Exception, device: str) -> DeviceErro
             "CUDA's headers and its compiler may be of different versions",
             f"unset CUDA_PATH; {reinstall(cupy)}",
         )
-    return other_failure(cupy, error, device, "a small kernel")
+    return other_failure(cp, error, device, "a small kernel")
 
 
-def capability_of(cupy: ModuleType, device: str) -> int:
+def capability_of(cp: ModuleType, device: str) -> int:
     """A GPU's compute capability, as 75 for 7.5; 0 if it cannot be asked."""
     try:
-        return int(cupy.cuda.Device(int(device[5:])).compute_capability)
+        return int(cp.cuda.Device(int(device[5:])).compute_capability)
     except Exception:  # it is asked while something else is already wrong
         return 0
 
 
-def product_failed(cupy: ModuleType, error: Exception, device: str) -> DeviceError:
+def product_failed(cp: ModuleType, error: Exception, device: str) -> DeviceError:
     """Why the first matrix product did not work."""
     text, kind = str(error), type(error).__name__
     if "cublas" in text.lower() and (
         isinstance(error, ImportError | OSError) or kind.startswith("DynamicLib")
     ):
-        return fault(device, "cuBLAS, CUDA's matrix products, is missing", reinstall(cupy))
-    return other_failure(cupy, error, device, "a small matrix product")
+        return fault(device, "cuBLAS, CUDA's matrix products, is missing", reinstall(cp))
+    return other_failure(cp, error, device, "a small matrix product")
 
 
-def other_failure(cupy: ModuleType, error: Exception, device: str, what: str) -> DeviceError:
+def other_failure(cp: ModuleType, error: Exception, device: str, what: str) -> DeviceError:
     """Anything else: a GPU whose memory others hold, or something we have not met."""
     if is_out_of_memory(error) or "CUBLAS_STATUS_NOT_INITIALIZED" in str(error):
         return OutOfDeviceMemory(
-            f"device {device!r}: out of memory at the first computation{sizes(cupy, error)}; "
+            f"device {device!r}: out of memory at the first computation{sizes(cp, error)}; "
             "nvidia-smi shows which other program holds it"
         )
     if isinstance(error, ImportError) or type(error).__name__.startswith("DynamicLib"):
-        return fault(device, f"a library is missing ({first_line(error)})", reinstall(cupy))
+        return fault(device, f"a library is missing ({first_line(error)})", reinstall(cp))
     return fault(
         device,
         f"{what} failed ({type(error).__name__}: {first_line(error)})",
@@ -289,7 +289,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or full
 
 
-def out_of_memory(cupy: ModuleType, error: BaseException, where: str = "") -> OutOfDeviceMemory:
+def out_of_memory(cp: ModuleType, error: BaseException, where: str = "") -> OutOfDeviceMemory:
     """CuPy's error in our words: what was asked for, and what is free."""
     try:
         device = f"device 'cuda:{cupy.cuda.Device().id}'"
@@ -297,16 +297,16 @@ def out_of_memory(cupy: ModuleType, error: BaseException, where: str = "") -> Ou
         device = "device 'cuda'"
     where = where and f" in {where}"
     return OutOfDeviceMemory(
-        f"{device}: out of memory{where}{sizes(cupy, error)}; take a smaller batch or model"
+        f"{device}: out of memory{where}{sizes(cp, error)}; take a smaller batch or model"
     )
 
 
-def sizes(cupy: ModuleType, error: BaseException) -> str:
+def sizes(cp: ModuleType, error: BaseException) -> str:
     """What was asked for and what is free, as far as it is known, with a colon before it."""
     asked = re.search(r"allocating ([\d,]+) bytes", str(error))
     told = [f"{amount(int(asked[1].replace(',', '')))} asked for"] if asked else []
     try:
-        free, total = cupy.cuda.runtime.memGetInfo()
+        free, total = cp.cuda.runtime.memGetInfo()
         told.append(f"{amount(free)} of {amount(total)} free")
     except Exception:  # the answer is not worth another error
         pass
@@ -328,10 +328,10 @@ def amount(size: float) -> str:
 # -------------------------------------------------------------------------------- facts
 
 
-def facts(cupy: ModuleType, device: str) -> dict[str, Any]:
+def facts(cp: ModuleType, device: str) -> dict[str, Any]:
     """What kind of GPU it is, and the versions between it and us."""
-    runtime, number = cupy.cuda.runtime, int(device[5:])
-    with cupy.cuda.Device(number):
+    runtime, number = cp.cuda.runtime, int(device[5:])
+    with cp.cuda.Device(number):
         free, total = runtime.memGetInfo()
     about = runtime.getDeviceProperties(number)
     name = about["name"]
@@ -343,8 +343,8 @@ def facts(cupy: ModuleType, device: str) -> dict[str, Any]:
         "driver": driver_name(),
         "driver_cuda": named(runtime.driverGetVersion()),
         "runtime_cuda": named(runtime.runtimeGetVersion()),
-        "cupy": cupy.__version__,
-        "cupy_package": installed_package(cupy),
+        "cupy": cp.__version__,
+        "cupy_package": installed_package(cp),
     }
 
 

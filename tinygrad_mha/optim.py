@@ -84,7 +84,7 @@ class Optimizer:
                 for p in params:
                     if p.grad.shape != p.shape:  # type: ignore[union-attr]
                         raise ValueError(f"a parameter {p.shape} has a gradient {p.grad.shape}")
-                    _on_one_device(p, p.grad.data, "gradient")  # type: ignore[union-attr]
+                    _on_one_device(p, p.grad.data, "gradient")
                     for name, x in self.state[p].items():
                         _on_one_device(p, x, name)
                 params = self.together(group, params, only_if)
