@@ -132,7 +132,7 @@ def check(cp: ModuleType, device: str) -> None:
     except Exception as e:
         raise product_failed(cp, e, device) from e
     if not right:
-        raise fault(device, "a small matrix product is wrong", reinstall(cp))
+        raise fault(device, "a small matrix product is wrong", reinstall())
 
 
 def small_kernel(cp: ModuleType) -> Any:
@@ -185,7 +185,7 @@ def count_devices(cp: ModuleType, device: str) -> int:
 
 def driver_too_old(cp: ModuleType, driver: int, device: str) -> DeviceError:
     """The wheel needs a newer driver; or this driver an older wheel, where there is one."""
-    package = installed_package(cp)
+    package = installed_package()
     needs = cuda_of(cp, package)
     problem = f"the driver knows CUDA {named(driver)}, {package} needs CUDA {needs}"
     update = f"update the driver ({UPDATE})"
@@ -196,7 +196,7 @@ def driver_too_old(cp: ModuleType, driver: int, device: str) -> DeviceError:
     return fault(device, problem, update)
 
 
-def installed_package(cp: ModuleType) -> str:
+def installed_package() -> str:
     """The package that CuPy comes from, or what it should be called."""
     packages = cupy_packages()
     return packages[0] if packages else "cupy"
@@ -209,9 +209,9 @@ def cuda_of(cp: ModuleType, package: str) -> int:
     return cp.cuda.runtime.runtimeGetVersion() // 1000
 
 
-def reinstall(cp: ModuleType) -> str:
+def reinstall() -> str:
     """The command that brings the CUDA libraries that CuPy misses."""
-    package = installed_package(cp)
+    package = installed_package()
     if package == "cupy":  # built from source, or conda's: the toolkit comes from elsewhere
         return "install the CUDA toolkit (conda install -c conda-forge cuda-toolkit), set CUDA_PATH"
     return f"pip install '{with_toolkit(package)}'"
@@ -221,12 +221,12 @@ def kernel_failed(cp: ModuleType, error: Exception, device: str) -> DeviceError:
     """Why the first kernel did not run."""
     text, kind = str(error), type(error).__name__
     if "CUDA headers" in text or "cuda_fp16.h" in text:
-        return fault(device, "CuPy finds no CUDA headers", reinstall(cp))
+        return fault(device, "CuPy finds no CUDA headers", reinstall())
     if "nvrtc" in text.lower() and (kind.startswith("DynamicLib") or isinstance(error, OSError)):
-        return fault(device, "NVRTC, CUDA's compiler, is missing", reinstall(cp))
+        return fault(device, "NVRTC, CUDA's compiler, is missing", reinstall())
     capability = capability_of(cp, device)
     if "gpu-architecture" in text and 0 < capability < 75:
-        package = installed_package(cp)
+        package = installed_package()
         return fault(
             device,
             f"compute capability {capability / 10} is too old for {package}",
@@ -237,7 +237,7 @@ def kernel_failed(cp: ModuleType, error: Exception, device: str) -> DeviceError:
             device,
             f"a small kernel does not compile ({first_line(error)}): "
             "CUDA's headers and its compiler may be of different versions",
-            f"unset CUDA_PATH; {reinstall(cupy)}",
+            f"unset CUDA_PATH; {reinstall()}",
         )
     return other_failure(cp, error, device, "a small kernel")
 
@@ -256,7 +256,7 @@ def product_failed(cp: ModuleType, error: Exception, device: str) -> DeviceError
     if "cublas" in text.lower() and (
         isinstance(error, ImportError | OSError) or kind.startswith("DynamicLib")
     ):
-        return fault(device, "cuBLAS, CUDA's matrix products, is missing", reinstall(cp))
+        return fault(device, "cuBLAS, CUDA's matrix products, is missing", reinstall())
     return other_failure(cp, error, device, "a small matrix product")
 
 
@@ -268,7 +268,7 @@ def other_failure(cp: ModuleType, error: Exception, device: str, what: str) -> D
             "nvidia-smi shows which other program holds it"
         )
     if isinstance(error, ImportError) or type(error).__name__.startswith("DynamicLib"):
-        return fault(device, f"a library is missing ({first_line(error)})", reinstall(cp))
+        return fault(device, f"a library is missing ({first_line(error)})", reinstall())
     return fault(
         device,
         f"{what} failed ({type(error).__name__}: {first_line(error)})",
@@ -292,7 +292,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(cp: ModuleType, error: BaseException, where: str = "") -> OutOfDeviceMemory:
     """CuPy's error in our words: what was asked for, and what is free."""
     try:
-        device = f"device 'cuda:{cupy.cuda.Device().id}'"
+        device = f"device 'cuda:{cp.cuda.Device().id}'"
     except Exception:  # CUDA answers no more questions
         device = "device 'cuda'"
     where = where and f" in {where}"
@@ -344,7 +344,7 @@ def facts(cp: ModuleType, device: str) -> dict[str, Any]:
         "driver_cuda": named(runtime.driverGetVersion()),
         "runtime_cuda": named(runtime.runtimeGetVersion()),
         "cupy": cp.__version__,
-        "cupy_package": installed_package(cp),
+        "cupy_package": installed_package(),
     }
 
 
