@@ -367,21 +367,26 @@ def train_steps(device: str, load: Load) -> Training:
     model.to(device)
     labels = [str(k) for k in range(load.classes)]
     run = Run(TrainedClassifier(model, words, labels, {}), settings, batches, None)
-    losses, seconds, gradients = [], [], {}
+    losses: list[Any] = []
     cut = shards_for(load.batch, load.d_model, settings.workers)
     with Workers(settings.workers, [run.loss_of], run.parameters, shards=cut) as workers:
+        began = now(device)
         for ids, lengths, targets, _ in cast(Any, batches.epoch(0)):
-            backend.synchronize(device)
-            began = time.perf_counter()
-            loss, _ = run.train_step(ids, lengths, targets, workers)
-            backend.synchronize(device)
-            seconds.append(time.perf_counter() - began)
-            losses.append(loss)
+            losses.append(run.train_step(ids, lengths, targets, workers)[0])
             if len(losses) == 1:
+                first = now(device) - began
                 gradients = {n: value(p.grad) for n, p in model.named_parameters()}
                 gradients = {n: np.array(backend.to_host(d)) for n, d in gradients.items()}
+                began = now(device)
+        seconds = now(device) - began
     tokens = load.batch * load.tokens * load.steps
-    return Training(losses, gradients, seconds[0], tokens / sum(seconds[1:]))
+    return Training([float(x) for x in losses], gradients, first, tokens / seconds)
+
+
+def now(device: str) -> float:
+    """The time when the device has done all that it was asked for."""
+    backend.synchronize(device)
+    return time.perf_counter()
 
 
 def compare_training(device: str, problems: list[str]) -> dict[str, Any]:

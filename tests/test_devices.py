@@ -483,7 +483,7 @@ def test_training_on_a_full_gpu_names_half_the_batch(
         full("lstm", "without_way_back")
     else:
 
-        def no_room(*_):
+        def no_room(*_, **__):
             raise out_of_memory(cupy)
 
         monkeypatch.setattr(optim.AdamW, "step", no_room)
