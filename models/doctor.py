@@ -456,6 +456,5 @@ def without_paths(found: Any) -> Any:
     if isinstance(found, list):
         return [without_paths(v) for v in found]
     if isinstance(found, str):
-        found = found.replace(str(Path.home()), "")
         return re.sub(r"(?<![\w.])([A-Za-z]:)?([/\\][^/\\\n'\":;,]+)*[/\\](?=[^/\\\s])", "", found)
     return found

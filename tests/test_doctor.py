@@ -328,6 +328,19 @@ def test_the_report_of_a_machine_that_fails(examine, monkeypatch, tmp_path):
     assert json.loads(out.splitlines()[-1]) == found
 
 
+def test_no_path_of_an_error_gets_into_the_report(examine, monkeypatch, tmp_path):
+    def fails(*_, **__):
+        raise RuntimeError(f"{Path.home()}/env of ada/lib/libx.so.12: cannot open shared object")
+
+    plant(monkeypatch, "softmax", fails)
+    status, out, err = examine("--report", "--json")
+    assert status == 1
+    text = (tmp_path / "tinygrad_mha-doctor.json").read_text()
+    assert "softmax fails in float32: libx.so.12: cannot open" in text
+    for said in (text, out, err):
+        assert "ada" not in said
+
+
 def test_a_report_that_cannot_be_written(examine, tmp_path):
     status, _, err = examine("--report", tmp_path / "no" / "such" / "folder.json")
     assert status == 1
