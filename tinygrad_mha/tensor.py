@@ -445,6 +445,8 @@ class Op:
             y = self.forward(*arrays, **params) if params else self.forward(*arrays)
         except EXPLAINED as e:
             raise self._explain(e, arrays, params) from None
+        except MemoryError as e:
+            raise explained(e, self.name)  # noqa: B904
         records = tracked and modes.recording
         if isinstance(y, np.generic):  # NumPy makes scalars of 0-d results
             y = np.asarray(y)
