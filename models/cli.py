@@ -43,6 +43,8 @@ def run(arguments: Sequence[str] | None) -> int:
         return 0
     except InputError as e:
         return fail(str(e), 2)
+    except tg.backend.OutOfDeviceMemory as e:
+        return fail(f"{e}" if saves else f"{e}, or --device cpu", 1)
     except tg.DeviceError as e:
         return fail(str(e), 2)
     except BrokenPipeError:  # `… | head` has seen enough
@@ -56,10 +58,12 @@ def run(arguments: Sequence[str] | None) -> int:
         place = e.filename or "standard output"
         reason = (e.strerror or str(e)).lower()
         return fail(f"{place}: {reason}; free space or choose another place", 1)
-    except MemoryError:
+    except MemoryError as e:
+        if (told := tg.backend.explained(e)) is not e:  # the GPU's, in no op
+            return fail(str(told), 1)
         return fail("out of memory; try a smaller --d-model, --batch-size or --max-len", 1)
     except RuntimeError as e:
-        return fail(str(e), 1)
+        return fail(str(tg.backend.explained(e)), 1)
 
 
 class Notices:
@@ -185,7 +189,15 @@ def parser() -> argparse.ArgumentParser:
     q.set_defaults(command=predict)
 
     d = commands.add_parser("doctor", help="what runs where on this machine")
-    d.add_argument("--device", help="cuda: also try the GPU")
+    d.add_argument("--device", help="cuda: test the GPU against the CPU")
+    d.add_argument(
+        "--report",
+        nargs="?",
+        const="tinygrad_mha-doctor.json",
+        metavar="FILE",
+        help="write what was found to FILE, to paste into an issue (default: %(const)s)",
+    )
+    d.add_argument("--json", action="store_true", help="end with one line of JSON")
     d.set_defaults(command=doctor)
     return p
 
@@ -377,38 +389,10 @@ def line_groups(path: str, source: str, size: int = 1024) -> Iterator[list[str]]
 
 def doctor(options: argparse.Namespace) -> None:
     """What runs where."""
-    import platform
-    from importlib import metadata
+    from .doctor import examine
 
-    from .parallel import cores
+    def choose() -> str:
+        choose_device(options)
+        return tg.backend.default_device()
 
-    print(
-        f"tinygrad_mha {tg.__version__}, Python {platform.python_version()}, {platform.platform()}"
-    )
-    for name in ("numpy", "tqdm", "threadpoolctl", "safetensors", "faker"):
-        try:
-            print(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            print(f"{name} is not installed")
-    from threadpoolctl import threadpool_info
-
-    for pool in threadpool_info():
-        print(f"BLAS: {pool['internal_api']} {pool['version']}, {pool['num_threads']} threads")
-    print(f"cores: {cores()}")
-    choose_device(options)
-    device = tg.backend.default_device()
-    if not all(product_is_right(name) for name in dict.fromkeys(("cpu", device))):
-        raise RuntimeError("NumPy or CuPy is broken: install it again")
-    if device == "cpu":
-        print("cuda: not tried; try it with --device cuda")
-
-
-def product_is_right(device: str) -> bool:
-    """Try a matrix product on a device, and tell."""
-    import numpy as np
-
-    a, b = np.random.default_rng(0).standard_normal((2, 64, 64))
-    y = tg.matmul(tg.Tensor(a, device=device), tg.Tensor(b, device=device))
-    right = np.allclose(y.numpy(), a @ b)
-    print(f"{device}: a matrix product is {'right' if right else 'WRONG'}")
-    return right
+    examine(choose, Path(options.report) if options.report else None, options.json)

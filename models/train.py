@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 import tinygrad_mha as tg
 from tinygrad_mha import optim
-from tinygrad_mha.backend import placed
+from tinygrad_mha.backend import OutOfDeviceMemory, explained, placed
 from tinygrad_mha.random import mask_stream
 
 from . import recompute
@@ -250,7 +251,10 @@ def train(
     count = settings.workers if settings.device == "cpu" else 1  # a GPU shares the work by itself
     cut = shards_for(settings.batch_size, width, count)
     jobs = run.loss_of, trained.scores
-    with Workers(count, jobs, run.parameters, shards=cut) as workers:
+    with (
+        a_smaller_batch_for_a_full_gpu(settings.batch_size),
+        Workers(count, jobs, run.parameters, shards=cut) as workers,
+    ):
         for epoch in range(settings.epochs):
             said = run.epoch(epoch, workers, progress)
             loss, accuracy = measure(trained, stop_ids, stop_targets, weight, workers)
@@ -276,6 +280,21 @@ def train(
         "seconds": time.perf_counter() - began,
     }
     return trained
+
+
+@contextmanager
+def a_smaller_batch_for_a_full_gpu(batch_size: int) -> Iterator[None]:
+    """Inside, an OutOfDeviceMemory says which --batch-size to try."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as e:
+        told = explained(e)
+        if not isinstance(told, OutOfDeviceMemory):
+            raise
+        cure = f"--batch-size {batch_size // 2} instead of {batch_size}"
+        if batch_size == 1:
+            cure = "a smaller --max-len or --d-model, for --batch-size is 1"
+        raise OutOfDeviceMemory(f"{told}: {cure}") from e
 
 
 class Run:

@@ -11,7 +11,7 @@ import pytest
 from scheduling import JOINS, work
 
 import tinygrad_mha as tg
-from tinygrad_mha import Op, Tensor, gradcheck
+from tinygrad_mha import Op, Tensor, device_check, gradcheck
 from tinygrad_mha.movement import getitem, scatter, sum_to
 from tinygrad_mha.tensor import backpropagate, history
 
@@ -1099,6 +1099,8 @@ def test_devices_by_name(cupy):
 
 def test_without_cupy_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)
+    monkeypatch.setattr(device_check, "cupy_packages", list)
+    monkeypatch.setattr(device_check, "driver_cuda", lambda: 12090)
     with pytest.raises(tg.DeviceError, match=r"pip install 'tinygrad_mha\[cuda12\]'"):
         Tensor([1.0], device="cuda")
     with pytest.raises(tg.DeviceError, match="unknown device 'gpu': write 'cpu', 'cuda'"):

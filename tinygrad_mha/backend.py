@@ -1,13 +1,16 @@
-"""Where arrays live. This is the only file that names CuPy; everything else asks ``xp(x)``.
+"""Where arrays live. This is the only file that imports CuPy; everything else asks ``xp(x)``.
 
 CuPy is imported when a device is asked for by name and never before: ``import tinygrad_mha`` on a
-laptop without a GPU imports NumPy and nothing else.
+laptop without a GPU imports NumPy and nothing else. The first time, the device is tried out (see
+device_check.py): it works, or a DeviceError says why not and what to do. Nothing falls back to the
+CPU by itself.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +22,10 @@ ARRAYS: set[type] = {np.ndarray}  # the types that it stands for, as far as they
 
 class DeviceError(RuntimeError):
     """The device that was asked for cannot be used; the message says what to do about it."""
+
+
+class OutOfDeviceMemory(DeviceError, MemoryError):
+    """The memory of a GPU is full; the message says what was asked for and what was free."""
 
 
 def xp(x: Any) -> ModuleType:
@@ -53,9 +60,12 @@ def to_device(x: Array, device: str) -> Array:
         return x
     if device == "cpu":
         return to_host(x)
-    cupy = import_cupy()
-    with cupy.cuda.Device(int(device[5:])):
+    cupy = ready(device)
+    cupy.cuda.Device(int(device[5:])).use()  # CuPy computes on the current one
+    try:
         return cupy.asarray(x)
+    except MemoryError as e:
+        raise explained(e)  # noqa: B904  # it names its cause
 
 
 def place_like(host: np.ndarray, x: Array) -> Array:
@@ -106,28 +116,68 @@ def check_device(device: str) -> str:
     raise DeviceError(f"unknown device {device!r}: write 'cpu', 'cuda' or 'cuda:1'")
 
 
-def import_cupy() -> ModuleType:
+_ready: dict[str, ModuleType] = {}  # the devices that have computed something, and with which CuPy
+
+
+def ready(device: str) -> ModuleType:
+    """CuPy, once it has computed something on ``device``; else a DeviceError with the remedy.
+
+    The first call for a device in a process tries it out; the others cost nothing.
+    """
+    cupy = _ready.get(device)
+    if cupy is None or sys.modules.get("cupy") is not cupy:
+        from .device_check import check
+
+        cupy = import_cupy(device)
+        check(cupy, device)
+        _ready[device] = cupy
+    return cupy
+
+
+def import_cupy(device: str = "cuda:0") -> ModuleType:
     """CuPy, or a DeviceError that says how to get it."""
+    from .device_check import check_packages, not_imported
+
+    check_packages(device)
     try:
-        import cupy
-    except ImportError as e:
-        raise DeviceError(
-            "device 'cuda' needs CuPy, which cannot be imported "
-            f"({e}): pip install 'tinygrad_mha[cuda12]', or [cuda13] for a CUDA 13 driver"
-        ) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it would warn of is told by device_check
+            import cupy
+    except Exception as e:
+        raise not_imported(e, device) from e
     ARRAYS.add(cupy.ndarray)
     return cupy
+
+
+def explained(error: BaseException, where: str = "") -> BaseException:
+    """What to raise for ``error``: itself, or an OutOfDeviceMemory if a GPU's memory was full."""
+    from .device_check import is_out_of_memory, out_of_memory
+
+    if not is_out_of_memory(error):
+        return error
+    told = out_of_memory(sys.modules["cupy"], error, where)
+    told.__cause__ = error
+    return told
+
+
+def synchronize(device: str) -> None:
+    """Wait until a device has computed all that it was asked for, as before looking at a clock."""
+    if device != "cpu":
+        ready(device).cuda.Device(int(device[5:])).synchronize()
 
 
 _default_device: str | None = None
 
 
 def set_default_device(device: str) -> None:
-    """New Tensors and modules are made on ``device``: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
+    """New Tensors and modules are made on ``device``: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+
+    A GPU is tried out first; a DeviceError says what is missing, and the command that cures it.
+    """
     global _default_device
     device = check_device(device)
     if device != "cpu":
-        import_cupy()
+        ready(device).cuda.Device(int(device[5:])).use()
     _default_device = device
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backend import is_array, place_like, to_host, xp
+from .backend import DeviceError, device_of, is_array, place_like, to_host, xp
 from .movement import getitem
 from .primitives import where
 from .tensor import fused, value
@@ -37,6 +37,11 @@ def embedding(ids, weight, *, padding_idx=None):
     by id, the rows that belong together are neighbours, and one ``add.reduceat`` sums each run.
     The row ``padding_idx`` gets no gradient; a negative one counts from the end.
     """
+    if is_array(ids) and xp(ids) is not np and device_of(ids) != device_of(weight):
+        raise DeviceError(  # ids on the host are sent along, but nothing comes back unasked
+            f"embedding: ids {ids.shape} on {device_of(ids)} and weight {weight.shape} on "
+            f"{device_of(weight)}: bring them together, as with .to({device_of(ids)!r})"
+        )
     ids, padding_idx = _ids(ids, weight.shape), padding_row(padding_idx, weight.shape[0])
     y = weight[place_like(ids, weight)]
 

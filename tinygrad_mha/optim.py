@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .anomaly import locks
-from .backend import Array, place_like, to_host, xp
+from .backend import Array, DeviceError, device_of, is_array, place_like, to_host, xp
 from .nn import Parameter
 from .tensor import Tensor, value
 
@@ -110,6 +110,9 @@ class Optimizer:
                 for p in params:
                     if p.grad.shape != p.shape:
                         raise ValueError(f"a parameter {p.shape} has a gradient {p.grad.shape}")
+                    _on_one_device(p, p.grad.data, "gradient")
+                    for name, x in self.state[p].items():
+                        _on_one_device(p, x, name)
                 params = self.together(group, params, only_if)
                 if params and only_if is not None and not bool(xp(only_if).isfinite(only_if)):
                     return
@@ -195,6 +198,20 @@ class Optimizer:
             what = ", ".join(f"{name}={group[name]}" for name in self.settings)
             groups.append(f"{len(group['params'])} parameters of {size:,} numbers: {what}")
         return f"{type(self).__name__}({'; '.join(groups)})"
+
+
+def _on_one_device(p: Tensor, x: Any, what: str) -> None:
+    """Refuse to change a parameter by an array that lies elsewhere."""
+    if type(x) is not type(p.data) and is_array(x):
+        cure = "bring them together, as with .to()"
+        if what != "gradient":
+            cure = (
+                "after model.to(), let the optimizer follow: "
+                "optimizer.load_state_dict(optimizer.state_dict())"
+            )
+        raise DeviceError(
+            f"a parameter {p.shape} is on {p.device}, its {what} on {device_of(x)}: {cure}"
+        )
 
 
 def call_all(jobs: Iterable[Callable]) -> None:
@@ -548,7 +565,13 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = Fals
     params = [p for p in params if p.grad is not None]
     if not params:
         return np.float32(0.0)
-    m = xp(params[0].data)
+    devices = sorted({p.grad.device for p in params})
+    if len(devices) > 1:
+        raise DeviceError(
+            f"the gradients are on {' and '.join(devices)}: "
+            f"bring them together, as with .to({devices[-1]!r})"
+        )
+    m = xp(params[0].grad.data)
     if m is not np and not error_if_nonfinite:
         from .kernels import optim as kernels
 

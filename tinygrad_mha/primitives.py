@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Array, device_of, is_array, xp
+from .backend import Array, DeviceError, device_of, is_array, xp
 from .sampling import distinct, normal, positive
 from .tensor import Tensor, misfit, primitive, value
 
@@ -357,6 +357,11 @@ def _compare(name: str) -> Any:
             return getattr(a.data, name)(value(b))
         except (ValueError, TypeError) as e:
             other = f" {tuple(b.shape)} on {device_of(value(b))}" if hasattr(b, "shape") else ""
+            if other and device_of(value(b)) != a.device:
+                raise DeviceError(
+                    f"{name.strip('_')}: a {a.shape} on {a.device} and b{other}: "
+                    f"bring them together, as with .to({max(a.device, device_of(value(b)))!r})"
+                ) from None
             why = misfit({"a": a.shape, "b": b.shape}) if other else ""
             raise type(e)(
                 f"{name.strip('_')}: a {a.shape} on {a.device} and b{other}: {why or e}"

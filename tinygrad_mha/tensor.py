@@ -25,6 +25,7 @@ from .backend import (
     DeviceError,
     default_device,
     device_of,
+    explained,
     is_array,
     to_device,
     to_host,
@@ -405,6 +406,8 @@ class Op:
                 y, kernel = forward(*arrays, **params), None
         except EXPLAINED as e:
             raise self._explain(e, arrays, params) from None
+        except MemoryError as e:  # of the GPU
+            raise explained(e, self.name)  # noqa: B904  # it names its cause, if it has one
         pullback = None
         if kernel is not None or (self.reference is not None and forward is self.forward):
             if type(y) is not tuple or len(y) != 2 or not callable(y[1]):
@@ -442,6 +445,8 @@ class Op:
             y = self.forward(*arrays, **params) if params else self.forward(*arrays)
         except EXPLAINED as e:
             raise self._explain(e, arrays, params) from None
+        except MemoryError as e:
+            raise explained(e, self.name)  # noqa: B904
         records = tracked and modes.recording
         if isinstance(y, np.generic):  # NumPy makes scalars of 0-d results
             y = np.asarray(y)
@@ -553,7 +558,7 @@ class Op:
             return TypeError(f"{self.name}: {name} is the number {x}, and should be an array here")
         told = {n: a for n, a in (given | params).items() if is_array(a)}
         places = {n: device_of(a) for n, a in told.items()}
-        unknown = re.search("numpy|ufunc", str(error), re.IGNORECASE)  # how CuPy and NumPy complain
+        unknown = re.search("numpy|cupy|ufunc|'out'", str(error), re.IGNORECASE)  # their complaints
         if unknown and len(set(places.values())) > 1:
             where = " and ".join(f"{n} {tuple(a.shape)} on {places[n]}" for n, a in told.items())
             there = max(places.values())
@@ -807,6 +812,8 @@ def backpropagate(
                     ds = node.op.pull(node, y, g, wants, create_graph)
                 except (ValueError, TypeError, IndexError) as e:
                     raise _in_backward(e, node) from e
+                except MemoryError as e:
+                    raise explained(e, f"the backward of {node.op.name}")  # noqa: B904
                 if watcher is not None:
                     watcher.pulled(node, ds, wants)
                 for x, d, w in zip(node.inputs, ds, wants):  # noqa: B905  # as many

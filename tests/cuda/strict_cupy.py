@@ -8,7 +8,8 @@
 
 It fails where CuPy fails (a NumPy operand, a name or keyword that CuPy lacks: cupy_api.json) and in
 a few places where CuPy works but should not be asked to: repeated indices in an assignment,
-``np.exp(device_array)``. It knows no kernels, streams or memory; CuPy itself has the last word.
+``np.exp(device_array)``. It is a healthy machine with one GPU, and knows no kernels, streams or
+memory; CuPy itself has the last word.
 """
 
 import contextlib
@@ -324,13 +325,7 @@ for _name in API["ndarray"]:
 
 # ---------------------------------------------------------------- functions
 
-_CREATE = {
-    "array",
-    "asarray",
-    "ascontiguousarray",
-    "asanyarray",
-    "asfortranarray",
-}  # the ways in from the host
+_CREATE = {"array", "asarray", "asanyarray"}  # the ways in from the host
 _SYNCING = {
     "nonzero",
     "argwhere",
@@ -460,6 +455,7 @@ class Device:
         return isinstance(other, Device) and other.id == self.id
 
     __hash__ = object.__hash__
+    compute_capability = "80"
 
     def use(self):
         pass
@@ -480,8 +476,31 @@ cupy.lib.stride_tricks = _Module(
 )
 cupy.cuda = types.ModuleType("cupy.cuda")
 cupy.cuda.Device, cupy.cuda.is_available = Device, lambda: True
+
+
+class CUDARuntimeError(RuntimeError):
+    __module__ = "cupy_backends.cuda.api.runtime"
+
+    def __init__(self, status, text):
+        super().__init__(text)
+        self.status = status
+
+
+class OutOfMemoryError(MemoryError):
+    __module__ = "cupy.cuda.memory"
+
+
+cupy.cuda.memory = types.ModuleType("cupy.cuda.memory")
+cupy.cuda.memory.OutOfMemoryError = OutOfMemoryError
 cupy.cuda.runtime = types.ModuleType("cupy.cuda.runtime")
-cupy.cuda.runtime.getDeviceCount = lambda: 1
+vars(cupy.cuda.runtime).update(
+    CUDARuntimeError=CUDARuntimeError,
+    getDeviceCount=lambda: 1,
+    driverGetVersion=lambda: 12090,
+    runtimeGetVersion=lambda: 12090,
+    memGetInfo=lambda: (6 << 30, 8 << 30),
+    getDeviceProperties=lambda number: {"name": b"double of a GPU", "major": 8, "minor": 0},
+)
 cupyx = types.ModuleType("cupyx")
 cupyx.scatter_add = scatter_add
 
