@@ -1,6 +1,8 @@
 """The names that other people's code relies on, and that every one of them is certified."""
 
+import configparser
 import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import tinygrad_mha as tg
 from tinygrad_mha import REGISTRY, Op, Tensor
 from tinygrad_mha.operators import Operators
 
+ROOT = Path(__file__).parents[1]
 OPS_TEXT = """
     add sub mul div neg pow exp log log1p expm1 sqrt abs sin cos tanh sigmoid relu gelu silu
     softplus erf maximum minimum clip where
@@ -75,3 +78,17 @@ def test_the_declarations_for_type_checkers_are_complete():
             want = [*op.array_names[1:], *op.param_names]
             got = list(inspect.signature(f).parameters)[1:]
             assert got == [{"other": "b"}.get(n, n) for n in want], name
+
+
+def test_a_wheel_has_every_folder_and_every_kernel():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    packages = config["options"]["packages"].split()
+    data = config["options.package_data"]
+    for file in (ROOT / "tinygrad_mha").rglob("*"):
+        if file.is_dir() or "__pycache__" in file.parts:
+            continue
+        package = ".".join(file.parent.relative_to(ROOT).parts)
+        assert package in packages, file
+        patterns = [p.strip() for p in data.get(package, "").split(",")]
+        assert file.suffix == ".py" or any(map(file.match, filter(None, patterns))), file
