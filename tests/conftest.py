@@ -20,6 +20,7 @@ import figures
 import strict_cupy
 
 import tinygrad_mha as tg
+from tinygrad_mha import tensor
 
 # The first two draw the same cases every time: a red run is red for everybody. The last explores.
 common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -67,6 +68,12 @@ def real_cupy_wanted():
     return bool(os.environ.get("TINYGRAD_MHA_REAL_CUPY")) and bool(
         importlib.util.find_spec("cupy")
     )  # fmt: skip
+
+
+def without_kernel(monkeypatch, name):
+    """For one test, an op computes by its own forward on the GPU too: a fault can be put there."""
+    kernel_of = tensor.kernel_of
+    monkeypatch.setattr(tensor, "kernel_of", lambda op: None if op.name == name else kernel_of(op))
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import strict_cupy
-from conftest import real_cupy_wanted
+from conftest import real_cupy_wanted, without_kernel
 
 import tinygrad_mha as tg
 from tinygrad_mha import REGISTRY, Tensor, backend, device_check, nn, optim
-from tinygrad_mha.kernels.table import KERNELS
 from tinygrad_mha.models import cli
 from tinygrad_mha.models.text import Vocabulary
 from tinygrad_mha.models.trained import TrainedClassifier, build_model
@@ -414,7 +413,7 @@ def full(cupy, monkeypatch):
         def no_room(*_, **__):
             raise out_of_memory(cupy)
 
-        monkeypatch.delitem(KERNELS, name, raising=False)
+        without_kernel(monkeypatch, name)
         monkeypatch.setattr(REGISTRY[name], way, (no_room,) if way == "rules" else no_room)
 
     return fill

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import real_cupy_wanted
+from conftest import real_cupy_wanted, without_kernel
 
 import tinygrad_mha as tg
 from tinygrad_mha import REGISTRY, backend, device_check
+from tinygrad_mha.kernels import launch
 from tinygrad_mha.kernels.table import KERNELS
 from tinygrad_mha.models import cli, doctor
 
@@ -34,7 +35,7 @@ def examine(capsys, monkeypatch, tmp_path):
 
 def plant(monkeypatch, name, forward):
     """Put a fault into an op: no kernel stands in for it."""
-    monkeypatch.delitem(KERNELS, name, raising=False)
+    without_kernel(monkeypatch, name)
     monkeypatch.setattr(REGISTRY[name], "forward", forward)
 
 
@@ -107,10 +108,10 @@ def test_whether_kernels_are_on(examine, cupy, monkeypatch):
     monkeypatch.setattr(doctor, "compare_training", lambda *_: {})
     on = real_cupy_wanted()  # the double has none
     for switch, said, names in (
-        ("1", f"for {len(KERNELS)} ops" if on else "off", sorted(KERNELS) if on else []),
-        ("0", "off", []),
+        (True, f"for {len(KERNELS)} ops" if on else "off", sorted(KERNELS) if on else []),
+        (False, "off", []),
     ):
-        monkeypatch.setenv("TINYGRAD_MHA_KERNELS", switch)
+        monkeypatch.setattr(launch, "ON", switch)
         out = examine("--device", "cuda", "--json")[1]
         assert f", kernels of our own: {said}\n" in out
         assert json.loads(out.splitlines()[-1])["kernels"] == names
