@@ -220,6 +220,27 @@ def test_lstm(rows, dtype, draw, monkeypatch):
             check_lstm(draw, dtype, shape, lengths, reverse, batch_first=lengths != reverse)
 
 
+@of("lstm_forward", "lstm_backward")
+@pytest.mark.parametrize("room", ["for none", "for some", "for all"])
+def test_lstm_whose_weights_lie_in_three_places(room, dtype, draw, monkeypatch):
+    """In registers, in shared memory as far as there is room, and in global memory."""
+    shape, size = (3, 5, 2, 11), np.dtype(dtype).itemsize
+    units = shape[-1]
+    states = 2 * units * 10 * size  # what the way back needs of shared memory for two texts
+    free = {"for none": 0, "for some": states + 3 * 4 * units * size, "for all": 1 << 15}
+    monkeypatch.setattr(lstm_kernels, "KEPT", {128: size})  # as much room as four numbers take
+    monkeypatch.setattr(lstm_kernels, "texts_of_a_block", lambda *a: 2)
+    monkeypatch.setattr(lstm_kernels, "limit", lambda *a: free[room])
+    check_lstm(draw, dtype, shape, True, True, False)
+    check_lstm(draw, dtype, shape, False, False, True)
+
+
+@of("lstm_forward", "lstm_backward")
+def test_lstm_of_many_units(dtype, draw):
+    """Blocks as large as they can be."""
+    check_lstm(draw, dtype, (2, 2, 3, 200), True, False, False)
+
+
 @of("lstm_forward", "lstm_backward", "without_pads")
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_lstm_of_which_something_is_missing(batch_first, dtype, draw):

@@ -1,0 +1,273 @@
+"""The mutants of mutate_kernels.py: mistakes to be planted, by the kernel that they are made in."""
+# ruff: noqa: E501  (one line, one mistake)
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """``old``, which stands once in ``place`` (a kernel, or a file beside its kernels): ``new``."""
+
+    place: str
+    what: str
+    old: str
+    new: str
+
+
+BY_PLACE: dict[str, list[tuple[str, str, str]]] = {
+    # ------------------------------------------------------------------------ what all share
+    "number.cuh": [
+        ("the sum of half a warp", "for (int o = WARP / 2; o; o /= 2) v += ", "for (int o = WARP / 4; o; o /= 2) v += "),
+        ("the maximum of half a warp", "for (int o = WARP / 2; o; o /= 2) v = max", "for (int o = WARP / 4; o; o /= 2) v = max"),
+        ("ticket not reset", "if (last) *ticket = 0;", ""),
+        ("the last block is the last but one", "== blocks - 1", "== blocks - 2"),
+        ("who is last is read too early", "if (last) *ticket = 0;\n  }\n  __syncthreads();", "if (last) *ticket = 0;\n  }"),
+        ("the grid's stride is a block's", "k += (long long)gridDim.x * blockDim.x)", "k += blockDim.x)"),
+    ],
+    "philox.cuh": [
+        ("nine rounds", "round < 10", "round < 9"),
+        ("layer ignored", "k1 = d.layer", "k1 = 0"),
+        ("step ignored", "c1 = d.step + (c0 == 0)", "c1 = 0"),
+        ("a carry is lost", "(middle >> 32) + (low >> 32)", "(middle >> 32)"),
+        ("the upper half of a seed ignored", "k0 = d.seed", "k0 = (unsigned)d.seed"),
+        ("the counter is not raised first", "c0 = block + 1", "c0 = block"),
+        ("dropout bits shifted", ">= d.drop) << e", ">= d.drop) << (e ^ 1)"),
+        ("the threshold itself is dropped", ">= d.drop", "> d.drop"),
+    ],
+    # ------------------------------------------------------------------------------ the LSTM
+    "lstm.cu": [
+        ("g without its gate", "*c = *f * *c + *i * *g", "*c = *f * *c + *g"),
+        ("no tanh of the cell", "*h = *o * tanh(*c)", "*h = *o * *c"),
+        ("dc of the later step forgotten", "d = *dc + dh * o", "d = dh * o"),
+        ("df from the new cell", "*df = d * c_old", "*df = d * c"),
+        ("dc does not pass the gate", "*dc = d * f", "*dc = d"),
+        ("do with the wrong sign", "*d_o = dh * s", "*d_o = -dh * s"),
+        ("the first weight for all in registers", "kept[n] * x", "kept[0] * x"),
+        ("shared memory's from the first unit on", "  x += KEEP * ROWS;", ""),
+        ("the rest begins too early", "(size_t)(KEEP + held) * far", "(size_t)KEEP * far"),
+        ("the rest ends too early", "n < H - KEEP - held", "n < H - KEEP - held - 1"),
+    ],
+    "lstm_forward": [
+        ("no barrier after the beginning", "kept[n] = w[(size_t)n * G + j];\n  }\n  __syncthreads();", "kept[n] = w[(size_t)n * G + j];\n  }"),
+        ("no barrier between gates and state", "from_x[r] + bias;\n    }\n    __syncthreads();", "from_x[r] + bias;\n    }"),
+        ("no barrier after the state", "a[3 * H] = s[3 * H];\n    }\n    __syncthreads();", "a[3 * H] = s[3 * H];\n    }"),
+        ("length ignored", "!lengths || t < lengths[first + r]", "!lengths || t < T"),
+        ("length of another text", "lengths[first + r]", "lengths[r]"),
+        ("a step beyond the length", "t < lengths[first + r]", "t <= lengths[first + r]"),
+        ("a pad has an output", "s = sums + r * G + i, h_new = 0", "s = sums + r * G + i, h_new = h[i * ROWS + r]"),
+        ("never in reverse", "t = reverse ? T - 1 - k : k", "t = k"),
+        ("the second bias forgotten", " + (b_hh ? b_hh[j] : number(0))", ""),
+        ("texts are rows", "gates[(row + (size_t)r * by_text) * G + j]", "gates[(row + r) * G + j]"),
+        ("what a step began with is forgotten", "before[at] = h[i * ROWS + r]", "before[at] = 0"),
+        ("cells of the first text", "c[k] = r < rows ? c0[at]", "c[k] = r < rows ? c0[u]"),
+        ("shared memory holds the first weights", "w[(size_t)KEEP * G + k]", "w[k]"),
+        ("one past the end of h_n", "k < rows * H; k += THREADS", "k <= rows * H; k += THREADS"),
+    ],
+    "lstm_backward": [
+        ("no barrier after the beginning", "kept[n] = column[(size_t)n * H];\n  }\n  __syncthreads();", "kept[n] = column[(size_t)n * H];\n  }"),
+        ("no barrier before the product", "mine[3 * H * ROWS] = d_o;\n    }\n    __syncthreads();", "mine[3 * H * ROWS] = d_o;\n    }"),
+        ("no barrier after the product", "parts[r * G + threadIdx.x] = sum[r];\n    }\n    __syncthreads();", "parts[r * G + threadIdx.x] = sum[r];\n    }"),
+        ("length ignored", "!lengths || t < lengths[first + r]", "true"),
+        ("a pad hands on nothing", "waiting[u] = alive ? number(0) : dh", "waiting[u] = 0"),
+        ("what a pad hands on is kept for ever", "waiting[u] = alive ? number(0) : dh", "if (!alive) waiting[u] = dh"),
+        ("the cell after the step", "c_old = k ? cells[was]", "c_old = k ? cells[at]"),
+        ("the step before, as if not in reverse", "earlier = reverse ? t + 1 : t - 1", "earlier = t - 1"),
+        ("dy ignored", "if (dy) dh += dy[at];", ""),
+        ("one gate's part forgotten", "part[2 * H] + part[3 * H];", "part[2 * H];"),
+        ("dc_n ignored", "there && dc_n ? dc_n[at] : number(0)", "0"),
+        ("dh_n ignored", "there && dh_n ? dh_n[at] : number(0)", "0"),
+        ("weights of the first gate for all", "w + (size_t)p * H * H + j", "w + j"),
+        ("shared memory holds the first weights", " * H + KEEP + k / G", " * H + k / G"),
+        ("one past the end of dh0", "k < rows * H; k += THREADS", "k <= rows * H; k += THREADS"),
+    ],
+    "lstm_step": [
+        ("a step beyond the length", "t < lengths[b]", "t <= lengths[b]"),
+        ("the second bias forgotten", " + (b_hh ? b_hh[n] : number(0))", ""),
+        ("the cell is not kept", "h[k] = h_new, c[k] = cell;", "h[k] = h_new;"),
+        ("a pad has an output", "cell = c[k], h_new = 0", "cell = c[k], h_new = h[k]"),
+    ],
+    "lstm_step_back": [
+        ("a pad hands on nothing", "dh[k] = alive ? number(0) : dh_t", "dh[k] = 0"),
+        ("the first cell forgotten", "last ? c0[k]", "last ? number(0)"),
+        ("rows of one gate", "*piece = d + b * G + j", "*piece = d + b * H + j"),
+        ("dy ignored", "if (dy) dh_t += dy[at];", ""),
+    ],
+    "without_pads": [
+        ("always step by step", "by_text == 1 ? token / by_step : token % by_text", "token / by_step"),
+        ("a pad too few", "t < lengths[b]", "t <= lengths[b]"),
+    ],
+    # ----------------------------------------------------------------------------- attention
+    "attention.cu": [
+        ("causal ignored", "(m.causal && j > i) || ", ""),
+        ("causal and not itself", "m.causal && j > i", "m.causal && j >= i"),
+        ("boolean mask ignored", " || (m.allowed && !m.allowed[at])", ""),
+        ("boolean mask reversed", "!m.allowed[at]", "m.allowed[at]"),
+        ("floating mask ignored", "m.added ? score + m.added[at] : score", "score"),
+        ("mask: columns never broadcast", "j * m.column", "j"),
+        ("mask: the heads share one", " + h * m.head", ""),
+        ("heads share their place", "b * p.batch + h * p.head", "b * p.batch"),
+        ("rows without gaps", "from[(first + r) * stride + d]", "from[(first + r) * W + d]"),
+        ("dropout bits shifted", "bits >> (element % 16) & 1", "bits >> ((element + 1) % 16) & 1"),
+        ("texts share their bits", " + b * d.blocks_of_a_row + element / 16", " + element / 16"),
+        ("bits of one block too few", "const int GROUPS = THREADS / 16 + 1;", "const int GROUPS = THREADS / 16;"),
+    ],
+    "attention": [
+        ("tile overwritten too early", "__syncthreads();  // all are done with the last tile", ""),
+        ("tile read too early", "first, Tk);\n    __syncthreads();\n", "first, Tk);\n"),
+        ("divergent barrier", "__syncthreads();  // all are done", "if (i < Tq) __syncthreads();  // all are done"),
+        ("result not rescaled", "out[d] *= shrink", "out[d] *= 1"),
+        ("sum not rescaled", "sum *= shrink", "sum *= 1"),
+        ("kept elements do not grow", "grow / sum", "1 / sum"),
+        ("a row too many", "if (i >= Tq) return;", "if (i > Tq) return;"),
+        ("the last keys of a causal block", "(int)(blockIdx.x + 1) * THREADS)", "(int)(blockIdx.x + 1) * THREADS - TILE)"),
+        ("sums without the largest score", "top + log(sum)", "log(sum)"),
+        ("what stands beyond the keys counts", "first + j < Tk ? masked", "true ? masked"),
+        ("who sees nothing is no number", "sum > 0 ? grow / sum : number(0)", "grow / sum"),
+        ("no scale", "at_q.row + d] * scale", "at_q.row + d]"),
+    ],
+    "attention_dq": [
+        ("the softmax's own slope forgotten", "p * (dp - mean)", "p * dp"),
+        ("kept elements do not grow", "dp *= grow;", ""),
+        ("no scale", "out[d] * scale", "out[d]"),
+        ("tile read too early", "first, Tk);\n    __syncthreads();\n", "first, Tk);\n"),
+        ("tile overwritten too early", "first += TILE) {\n    __syncthreads();", "first += TILE) {"),
+        ("who sees nothing is no number", " || log_sum == -INFINITY", ""),
+        ("dropout ignored", ") dp = 0;", ") dp *= 1;"),
+        ("a row too many", "if (i >= Tq) return;", "if (i > Tq) return;"),
+        ("dq as q lies", "dq[start(at_d, b, h) + i * at_d.row", "dq[start(at_d, b, h) + i * at_v.row"),
+    ],
+    "attention_dkv": [
+        ("tile overwritten too early", "first += TILE) {\n    __syncthreads();", "first += TILE) {"),
+        ("tile read too early", "    __syncthreads();\n    if (j >= Tk) continue;", "    if (j >= Tk) continue;"),
+        ("the first queries of a causal block", "ours / TILE * TILE", "(ours + TILE)"),
+        ("dv without dropout", "p * grown * slopes", "p * slopes"),
+        ("dk without dropout", "dp * grown - means[i]", "dp * grow - means[i]"),
+        ("dropout bits shifted", "+ ours) % 16) + threadIdx.x", "+ ours) % 16) + threadIdx.x + 1"),
+        ("⟨g, y⟩ forgotten", "there ? along[row + threadIdx.x] : number(0)", "0"),
+        ("dv as dk lies", "j * at_dv.row", "j * at_dk.row"),
+        ("no scale", "out_k[d] * scale", "out_k[d]"),
+        ("a row too many", "if (j >= Tk) return;", "if (j > Tk) return;"),
+    ],
+    # ------------------------------------------------------------------------ losses and norms
+    "losses.cu": [
+        ("ignored targets count", "if (goal.ignores && t == goal.ignored) return 0;", ""),
+        ("smoothing takes nothing away", "w * (1 - goal.smoothing)", "w"),
+        ("smoothing without weights", "w * (goal.smoothing / goal.classes)", "goal.smoothing / goal.classes"),
+        ("weights ignored", "goal.weight ? goal.weight[c] : number(1)", "number(1)"),
+    ],
+    "cross_entropy": [
+        ("zero times infinity", "if (q != 0) loss", "loss"),
+        ("the mean over ignored ones", "goal.ignores && t == goal.ignored ? number(0) : weight_of(goal, t)", "weight_of(goal, t)"),
+        ("a mean of nothing", "mean && weights != 0", "mean"),
+        ("sums read too early", "= weights;\n  __syncthreads();", "= weights;"),
+        ("rows beyond the block", "for (int r = threadIdx.x; r < rows;", "for (int r = threadIdx.x; r < min(rows, 128);"),
+        ("no largest logit", "shift = isfinite(top) ? top : number(0)", "shift = 0"),
+        ("a row too many", "if (row < rows) {", "if (row <= rows) {"),
+        ("always the mean", "mean && weights", "weights"),
+    ],
+    "cross_entropy_back": [
+        ("Σ q forgotten", "* all - share_of", "- share_of"),
+        ("one g for all rows", "g[each ? row : 0]", "g[0]"),
+        ("the mean's part forgotten", "(part ? *part : number(1))", "1"),
+        ("a row too many", "if (row >= rows) return;", "if (row > rows) return;"),
+    ],
+    "row_norm": [
+        ("eps forgotten", "/ n + eps", "/ n"),
+        ("always centred", "if (centred) {", "{"),
+        ("z without the scale", "z[k] = unit", "z[k] = x[k] - mean"),
+        ("bias forgotten", " + (bias ? bias[k] : number(0))", ""),
+        ("a row too many", "if (row >= rows) return;", "if (row > rows) return;"),
+    ],
+    "row_norm_back": [
+        ("z's share forgotten", " - z[k] * along", ""),
+        ("the mean forgotten", " - mean - z", " - z"),
+        ("always centred", "mean = centred ? warp_sum(mean) / n : number(0)", "mean = warp_sum(mean) / n"),
+        ("not divided by s", " * scales[row]", ""),
+        ("a row too many", "if (row >= rows) return;", "if (row > rows) return;"),
+    ],
+    # ---------------------------------------------------------------------- columns, embedding
+    "columns.cu": [
+        ("scratch read too early", "scratch[y][x] = mine;\n  __syncthreads();", "scratch[y][x] = mine;"),
+        ("scratch overwritten too early", "sum += scratch[k][x];\n  __syncthreads();", "sum += scratch[k][x];"),
+        ("a line too few", "k < DOWN; k++", "k < DOWN - 1; k++"),
+    ],
+    "column_sum": [
+        ("a row of the next stretch, too", "r < end; r += DOWN", "r <= end; r += DOWN"),
+        ("the last stretch is too long", "end = min(rows, first + stretch)", "end = first + stretch"),
+        ("no product", "product += value * z", "product += z"),
+        ("columns beyond the table", "if (line == 0 && column < n) {\n      y[column]", "if (line == 0) {\n      y[column]"),
+        ("a stretch too few", "k < gridDim.y", "k < gridDim.y - 1"),
+        ("at most sixteen stretches", "k < gridDim.y; k += DOWN", "k < min(gridDim.y, DOWN); k += DOWN"),
+        ("columns share their tickets", "tickets + blockIdx.x", "tickets"),
+    ],
+    "add_bias": [
+        ("rows for columns", "b[k % n]", "b[k / n % n]"),
+        ("the last is left out", "EACH(k, size)", "EACH(k, size - 1)"),
+    ],
+    "embedding": [
+        ("the first column for all", " + k % d]", "]"),
+        ("the first word for all", "ids[k / d]", "ids[0]"),
+        ("one past the end", "EACH(k, size) y[k] = weight[ids[k / d]", "EACH(k, size + 1) y[k] = weight[ids[min(k, size - 1) / d]"),
+    ],
+    "embedding_back": [
+        ("the last place of a word forgotten", "k < end;", "k + 1 < end;"),
+        ("no barrier", "sums[line][lane] = sum;\n  __syncthreads();", "sums[line][lane] = sum;"),
+        ("a line too few", "r < LINES;", "r < LINES - 1;"),
+        ("a column too many", "column >= d", "column > d"),
+        ("not sorted by word", "g[order[k] * d", "g[k * d"),
+    ],
+    "dropout": [
+        ("dropout bits shifted", "bits >> (k % 16) & 1", "bits >> ((k + 1) % 16) & 1"),
+        ("kept elements do not grow", "? grow : number(0)", "? number(1) : number(0)"),
+        ("beyond the row", "row < rows && column < size", "row < rows"),
+        ("the first row is the batch's", "d.first_block + first + lane", "first + lane"),
+        ("a block of the next lane", "mine, k / 16)", "mine, (k / 16 + 1) % WARP)"),
+    ],
+    # ------------------------------------------------------------------------------ optimizers
+    "adam": [
+        ("only_if ignored", "if (only_if && !isfinite(*only_if)) return;", ""),
+        ("infinity is finite", "!isfinite(*only_if)", "*only_if != *only_if"),
+        ("no square", "g * g * (1 - b2)", "g * (1 - b2)"),
+        ("the mean's own share", "g * (1 - b1)", "g"),
+        ("the second correction forgotten", "sqrt(square) / root", "sqrt(square)"),
+        ("eps inside the root", "sqrt(square) / root + eps", "sqrt(square + eps) / root"),
+        ("decay forgotten", "a.g[k] + decay * p", "a.g[k]"),
+        ("no decay of AdamW", "a.p[k] * shrink", "a.p[k]"),
+        ("always the first array", "arrays.of[blockIdx.y]", "arrays.of[0]"),
+        ("one past the end", "EACH(k, a.size)", "EACH(k, a.size + 1)"),
+    ],
+    "grad_norm": [
+        ("arrays overwrite each other", "parts[blockIdx.y * gridDim.x + blockIdx.x]", "parts[blockIdx.x]"),
+        ("gradients grow", "factor > 1 ? number(1) : factor", "factor"),
+        ("no 1e-6", "(norm + number(1e-6))", "norm"),
+        ("sums read too early", "sums[warp] = sum;\n    __syncthreads();", "sums[warp] = sum;"),
+        ("at most 256 parts", "k < blocks; k += 256", "k < min(blocks, 256); k += 256"),
+        ("a number that is none becomes one", "factor > 1 ? number(1) : factor", "factor < 1 ? factor : number(1)"),
+        ("a warp too few", "w < 256 / WARP", "w < 256 / WARP - 1"),
+    ],
+    "scale": [
+        ("factor ignored", "f = *factor", "f = 1"),
+        ("the gradient itself", "a.p[k] = a.g[k] * f", "const_cast<number*>(a.g)[k] *= f, a.p[k] = a.g[k]"),
+        ("one past the end", "EACH(k, a.size)", "EACH(k, a.size + 1)"),
+    ],
+}  # fmt: skip
+# The tests that are asked, by how a place begins.
+ASKED = {
+    "number": "norms or cross_entropy or column_sum or clip or adam",
+    "philox": "dropout",
+    "lstm_step": "step_by_step",
+    "lstm": "lstm",
+    "without_pads": "lstm",
+    "attention": "attention",
+    "losses": "cross_entropy",
+    "cross_entropy": "cross_entropy",
+    "row_norm": "norms",
+    "columns": "column_sum",
+    "column_sum": "column_sum",
+    "add_bias": "add_bias",
+    "embedding": "embedding",
+    "dropout": "dropout",
+    "adam": "adam",
+    "grad_norm": "clip",
+    "scale": "clip",
+}
+MUTANTS = [Mutant(place, *m) for place, several in BY_PLACE.items() for m in several]
