@@ -14,7 +14,9 @@ from . import dropout as dropouts
 from .launch import blocks, launch, usable
 
 FILE, THREADS = "attention.cu", 64
-WIDEST = 128  # numbers of a query or a value: they are kept in registers
+# Of a query or a value: they are kept in registers, and tiles of them in shared memory. (Of 1024
+# bytes, two tiles would not fit into the 48 KB that a kernel may declare.)
+WIDEST_BYTES = 512
 
 PLACE, MASK = Struct("3q"), Struct("2Q4qi4x")  # struct Place and struct Mask of the kernels
 
@@ -28,7 +30,7 @@ def scaled_dot_product_attention(
         all(usable(x) and x.dtype == q.dtype and x.shape[:-2] == lead for x in (q, k, v))
         and len(lead) in (1, 2)
         and all(x.size for x in (q, k, v))
-        and max(q.shape[-1], v.shape[-1]) <= WIDEST
+        and max(q.shape[-1], v.shape[-1]) * q.itemsize <= WIDEST_BYTES
         and max(lead) < 1 << 16
     ):
         return None
