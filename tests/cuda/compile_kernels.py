@@ -18,6 +18,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tinygrad_mha.kernels import attention, launch, lstm, optim
 
 LIBRARIES = {  # where a wheel puts its library, and what that compiles for
@@ -38,8 +40,8 @@ EXTREME: dict[str, Any] = {
         {"WIDTH": WIDEST // size, "WIDTH_V": WIDEST // size},
     ],
     "lstm.cu": lambda size: [
-        {"ROWS": rows, "THREADS": threads, "KEEP": keep * 4 // size}
-        for rows, (threads, keep) in zip((1, 4, 8, 2), lstm.KEPT.items(), strict=True)
+        {"ROWS": rows, "THREADS": threads, "KEEP": lstm.KEPT[threads] * 4 // size}
+        for rows, threads in ((8, 512), (1, 1024))
     ],
 }
 
@@ -50,12 +52,12 @@ class Job(NamedTuple):
     library: str
     architecture: int
     file: str
-    real: str
+    dtype: np.dtype
     constants: dict[str, int]
 
     def options(self) -> list[str]:
-        defined = {"REAL": self.real, **self.constants}
-        return [f"-arch=sm_{self.architecture}", *launch.options(defined)]
+        told = launch.options(self.dtype, tuple(self.constants.items()))
+        return [f"-arch=sm_{self.architecture}", *told]
 
 
 def jobs(library: str, architectures: tuple[int, ...]) -> list[Job]:
@@ -65,9 +67,9 @@ def jobs(library: str, architectures: tuple[int, ...]) -> list[Job]:
     for table, those in ((EXTREME, architectures[-1:]), (USUAL, architectures)):
         none = (lambda size: [{}]) if table is USUAL else (lambda size: [])
         for file in files:
-            for dtype, real in launch.REAL.items():
+            for dtype in launch.REAL:
                 for constants in table.get(file, none)(dtype.itemsize):
-                    made += [Job(library, a, file, real, constants) for a in those]
+                    made += [Job(library, a, file, dtype, constants) for a in those]
     return made
 
 
@@ -112,7 +114,8 @@ def main() -> int:
             answers = list(pool.map(compiled, work))
         for job, (good, log) in zip(work, answers, strict=True):
             if not good or log:
-                print(f"{'warns' if good else 'FAILS'}: {job.file} {' '.join(job.options())}\n{log}\n")
+                outcome = "warns" if good else "FAILS"
+                print(f"{outcome}: {job.file} {' '.join(job.options())}\n{log}\n")
         failures = sum(not good or bool(log) for good, log in answers)
         bad += failures
         names = " ".join(f"sm_{a}" for a in those)

@@ -184,6 +184,47 @@ BY_PLACE: dict[str, list[tuple[str, str, str]]] = {
         ("not divided by s", " * scales[row]", ""),
         ("a row too many", "if (row >= rows) return;", "if (row > rows) return;"),
     ],
+    # -------------------------------------------------------------------------- softmax, gelu
+    "softmax.cu": [
+        ("a row too many", "*row < rows", "*row <= rows"),
+        ("no largest number", "top = top == -INFINITY ? number(0) : top", "top = 0"),
+        ("nothing but -inf is no number", "top = top == -INFINITY ? number(0) : top;", ""),
+        ("the sum of a lane", "*sum = warp_sum(total)", "*sum = total"),
+    ],
+    "softmax": [
+        ("zero by zero", "if (sum == 0) sum = 1;", ""),
+        ("not divided", "exp(x[c] - top) / sum", "exp(x[c] - top)"),
+        ("a column too many", "c < n;", "c <= n;"),
+    ],
+    "softmax_back": [
+        ("⟨g, y⟩ forgotten", "y[c] * (g[c] - along)", "y[c] * g[c]"),
+        ("the sum of a lane", "warp_sum(along)", "along"),
+        ("rows share their y", "y += (size_t)row * n, ", ""),
+    ],
+    "log_softmax": [
+        ("logarithm of zero", "sum == 0 ? number(0) : log(sum)", "log(sum)"),
+        ("the shift forgotten", "x[c] - top - log_sum", "x[c] - log_sum"),
+    ],
+    "log_softmax_back": [
+        ("y for e^y", "exp(y[c]) * all", "y[c] * all"),
+        ("Σ g forgotten", "exp(y[c]) * all", "exp(y[c])"),
+    ],
+    "gelu": [
+        ("the density forgotten", "below + z * density", "below"),
+        ("the other tail", "z * number(-0.70710678118654752440)", "z * number(0.70710678118654752440)"),
+        ("no digits in the tail", "erfc(z * number(-0.70710678118654752440)) / 2", "(1 - erf(z * number(-0.70710678118654752440))) / 2"),
+        ("infinity times zero", "(v > 0 ? v : z) * below", "v * below"),
+        ("the last is left out", "EACH(k, size)", "EACH(k, size - 1)"),
+    ],
+    "gelu_tanh": [
+        ("the cube's slope forgotten", "(1 + 3 * cubic * z * z)", "1"),
+        ("a slope of one side", "h * (1 - h)", "h"),
+        ("one past the end", "EACH(k, size)", "EACH(k, size + 1)"),
+    ],
+    "gelu_back": [
+        ("zero times no number", "g[k] == 0 ? number(0) : g[k] * slope[k]", "g[k] * slope[k]"),
+        ("the slope alone", "number(0) : g[k] * slope[k]", "number(0) : slope[k]"),
+    ],
     # ---------------------------------------------------------------------- columns, embedding
     "columns.cu": [
         ("scratch read too early", "scratch[y][x] = mine;\n  __syncthreads();", "scratch[y][x] = mine;"),
@@ -235,6 +276,15 @@ BY_PLACE: dict[str, list[tuple[str, str, str]]] = {
         ("always the first array", "arrays.of[blockIdx.y]", "arrays.of[0]"),
         ("one past the end", "EACH(k, a.size)", "EACH(k, a.size + 1)"),
     ],
+    "sgd": [
+        ("only_if ignored", "if (only_if && !isfinite(*only_if)) return;", ""),
+        ("decay forgotten", "a.g[k] + decay * p", "a.g[k]"),
+        ("no momentum", "a.mean[k] * momentum + d", "d"),
+        ("always Nesterov's", "nesterov ? d + momentum * v : v", "d + momentum * v"),
+        ("never Nesterov's", "nesterov ? d + momentum * v : v", "v"),
+        ("velocity not kept", "a.mean[k] = v;", ""),
+        ("always the first array", "arrays.of[blockIdx.y]", "arrays.of[0]"),
+    ],
     "grad_norm": [
         ("arrays overwrite each other", "parts[blockIdx.y * gridDim.x + blockIdx.x]", "parts[blockIdx.x]"),
         ("gradients grow", "factor > 1 ? number(1) : factor", "factor"),
@@ -258,6 +308,9 @@ ASKED = {
     "lstm": "lstm",
     "without_pads": "lstm",
     "attention": "attention",
+    "softmax": "softmax",
+    "log_softmax": "softmax",
+    "gelu": "gelu",
     "losses": "cross_entropy",
     "cross_entropy": "cross_entropy",
     "row_norm": "norms",
@@ -266,7 +319,8 @@ ASKED = {
     "add_bias": "add_bias",
     "embedding": "embedding",
     "dropout": "dropout",
-    "adam": "adam",
+    "adam": "adam or moves",
+    "sgd": "sgd or moves",
     "grad_norm": "clip",
     "scale": "clip",
 }

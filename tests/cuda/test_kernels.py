@@ -22,6 +22,7 @@ from conftest import real_cupy_wanted
 
 import tinygrad_mha as tg
 from tinygrad_mha import backend
+from tinygrad_mha.kernels import attention as attention_kernels
 from tinygrad_mha.kernels import columns, launch
 from tinygrad_mha.kernels import lstm as lstm_kernels
 from tinygrad_mha.kernels import optim as optim_kernels
@@ -316,10 +317,19 @@ def test_attention(tq, tk, dtype, draw):
 
 
 @of(*ATTENTION)
-@pytest.mark.parametrize("widths", [(1, 1), (3, 5), (16, 16), (128, 2)])
+@pytest.mark.parametrize("widths", [(1, 1), (3, 5), (16, 16), (64, 2)])
 def test_attention_widths(widths, dtype, draw):
     check_attention(draw, dtype, (1, 2), 6, 35, *widths)
     check_attention(draw, dtype, (1, 2), 6, 35, *widths, strided=True, scale=0.3)
+
+
+def test_attention_of_the_widest_heads(dtype, draw):
+    """Two tiles have to fit into a block's shared memory; wider heads are the array code's."""
+    widest = attention_kernels.WIDEST_BYTES // np.dtype(dtype).itemsize
+    for extra in (0, 1):
+        with launched() as names:
+            check_attention(draw, dtype, (2,), 3, 4, widest + extra, widest)
+        assert names == (set() if extra else set(ATTENTION))
 
 
 def broadcast_shapes(*shape):
@@ -364,6 +374,53 @@ def test_attention_of_large_scores(dtype, draw):
     q, k, v = draw(1, 2, 4), draw(1, 100, 4), draw(1, 100, 3)
     k[0, 50], k[0, 99], q[0, 0] = 60, 100, 10
     compare(lambda q, k, v: attend(q, k, v, scale=1.0), [q, k, v], dtype)
+
+
+# -------------------------------------------------------------------------- softmax and gelu
+
+
+@of("softmax", "softmax_back", "log_softmax", "log_softmax_back")
+@pytest.mark.parametrize("shape", [(5, 1), (3, 4, 33), (33, 70), (300,)])
+def test_softmax(shape, dtype, draw):
+    x = draw(*shape) * 5
+    for f in (tg.softmax, tg.log_softmax):
+        compare(f, [x], dtype)
+        x.reshape(-1, shape[-1])[0, ::2] = -np.inf
+        x.reshape(-1, shape[-1])[-1] += 1000
+        compare(f, [x], dtype)
+
+
+@of("softmax", "softmax_back", "log_softmax", "log_softmax_back")
+def test_softmax_at_the_edge(dtype, draw):
+    """Rows of nothing but -inf; NaN stays NaN; arrays with gaps; another axis, or none."""
+    x = draw(6, 40)
+    x[0], x[1, 3:], x[2, 5] = -np.inf, -np.inf, np.nan
+    for f in (tg.softmax, tg.log_softmax):
+        compare(f, [x], dtype)
+        compare(lambda x, f=f: f(x.T).T, [draw(40, 6)], dtype)
+        with launched() as names:
+            compare(lambda x, f=f: f(x, axis=0), [draw(6, 5)], dtype)
+        assert not names
+
+
+@of("gelu", "gelu_tanh", "gelu_back")
+@pytest.mark.parametrize("shape", [(), (7,), (3, 400)])
+def test_gelu(shape, dtype, draw):
+    for approximate in ("none", "tanh"):
+        f = lambda x, a=approximate: tg.gelu(x, approximate=a)
+        compare(f, [np.asarray(draw(*shape)) * 3], dtype)
+        compare(lambda x, f=f: f(x.T).T, [np.asarray(draw(*shape))], dtype)
+
+
+@of("gelu", "gelu_tanh", "gelu_back")
+def test_gelu_at_the_edge(dtype):
+    """Far out, and in the tail, where small numbers have all their digits."""
+    for approximate in ("none", "tanh"):
+        for v in (-np.inf, -1e30, -41.0, -11.0, -9.5, 9.5, 11.0, 41.0, 1e30, np.inf, np.nan):
+            compare(lambda x, a=approximate: tg.gelu(x, approximate=a), [np.array([v])], dtype)
+    x = np.array([-6, -5.5, -5], dtype)
+    y = tg.gelu(tg.Tensor(cupy.asarray(x))).numpy()
+    np.testing.assert_allclose(y, tg.gelu(x.astype("f8")), rtol=TOLERANCE[dtype])
 
 
 # ----------------------------------------------------------------------------- losses, norms
@@ -516,14 +573,15 @@ def parameters(arrays, gradients, dtype, send):
 
 
 def moved(optimizer, arrays, gradients, dtype, send, steps=3, **settings):
-    """Parameters and what is remembered of them, after some steps."""
+    """Parameters and the arrays that are remembered of them, after some steps."""
     ps = parameters(arrays, gradients, dtype, send)
     o = optimizer(ps, lr=0.1, **settings)
     for k in range(steps):
         o.step()
         for p in ps:
             p.grad = tg.Tensor(p.grad.data * (k - 0.5))
-    return [p.data for p in ps] + [o.state[p][n] for n in ("mean", "square") for p in ps]
+    kept = [x for p in ps for x in o.state[p].values()]
+    return [p.data for p in ps] + [x for x in kept if hasattr(x, "shape")]
 
 
 def arrays_of(draw, shapes, dtype):
@@ -536,7 +594,10 @@ def arrays_of(draw, shapes, dtype):
 def test_adam(optimizer, shapes, dtype, draw):
     """Also of more arrays than one launch takes."""
     ps, gs = arrays_of(draw, shapes, dtype)
-    settings = {"weight_decay": 0.2, "betas": (0.7, 0.95), "eps": 1e-3}
+    check_moved(optimizer, ps, gs, dtype, weight_decay=0.2, betas=(0.7, 0.95), eps=1e-3)
+
+
+def check_moved(optimizer, ps, gs, dtype, **settings):
     want = moved(optimizer, ps, gs, "float64", np.asarray, **settings)
     for order in ORDERS:
         with in_order(order):
@@ -545,19 +606,28 @@ def test_adam(optimizer, shapes, dtype, draw):
                 close(a, b, dtype, f"order {order}")
 
 
-@of("adam")
+@of("sgd")
+@pytest.mark.parametrize("shapes", [SIZES, [(5,)] * 130], ids=["long", "many"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=len
+)
+def test_sgd(settings, shapes, dtype, draw):
+    check_moved(tg.optim.SGD, *arrays_of(draw, shapes, dtype), dtype, weight_decay=0.2, **settings)
+
+
+@of("adam", "sgd")
 @pytest.mark.parametrize("norm", [2.0, np.inf, -np.inf, np.nan])
-def test_adam_moves_only_if_a_number_is_finite(norm, dtype, draw):
+def test_nothing_moves_unless_a_number_is_finite(norm, dtype, draw):
     ps, gs = arrays_of(draw, SIZES[:3], dtype)
-    for order in ORDERS:
+    for order, optimizer in itertools.product(ORDERS, (tg.optim.Adam, tg.optim.SGD)):
         with in_order(order):
             there = parameters(ps, gs, dtype, cupy.asarray)
-            adam = tg.optim.Adam(there, lr=0.1)
-            adam.step(only_if=cupy.asarray(norm, dtype))
+            o = optimizer(there, lr=0.1)
+            o.step(only_if=cupy.asarray(norm, dtype))
             for p, before in zip(there, ps, strict=True):
                 assert np.array_equal(p.numpy(), before) != np.isfinite(norm)
-                for name in ("mean", "square"):
-                    assert bool(adam.state[p][name].any()) == np.isfinite(norm)
+                for x in o.state[p].values():  # the number of steps, and arrays
+                    assert not hasattr(x, "any") or bool(x.any()) == np.isfinite(norm)
 
 
 @of("grad_norm", "scale")

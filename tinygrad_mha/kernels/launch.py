@@ -54,8 +54,13 @@ def kernel(file: str, name: str, dtype: np.dtype, constants: tuple = ()) -> Any:
 
 @functools.cache
 def module(file: str, dtype: np.dtype, constants: tuple) -> Any:
-    options = [f"-D{k}={v}" for k, v in (("REAL", REAL[dtype]), *constants)]
-    return sys.modules["cupy"].RawModule(code=source(file), options=("-std=c++17", *options))
+    return sys.modules["cupy"].RawModule(code=source(file), options=options(dtype, constants))
+
+
+def options(dtype: np.dtype, constants: tuple) -> tuple[str, ...]:
+    """What a compiler is told."""
+    defined = ("REAL", REAL[dtype]), *constants
+    return ("-std=c++17", *(f"-D{name}={x}" for name, x in defined))
 
 
 def launch(
