@@ -6,6 +6,7 @@ without cases it fails the first test.
 
 import contextlib
 import gc
+import os
 import re
 import weakref
 import zlib
@@ -15,12 +16,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 from cases import CASES
+from conftest import real_cupy_wanted
 from figures import seen
 from hypothesis import given, seed, settings
 
 import tinygrad_mha as tg
 from tinygrad_mha import REGISTRY, Op, Tensor, gradcheck
 from tinygrad_mha.backend import xp
+from tinygrad_mha.kernels.table import KERNELS
 from tinygrad_mha.tensor import backpropagate, history, value, wanted
 
 # A heavy op gets fewer examples: 1 / this of them.
@@ -321,21 +324,34 @@ def has_to_wait(op, params):
     return any(str(getattr(part, "dtype", None)) == "bool" for part in parts)
 
 
+def tracked_on_device(cupy, args):
+    return [
+        Tensor(a, True) if isinstance(a, cupy.ndarray) and a.dtype.kind == "f" else a for a in args
+    ]
+
+
+def from_device(cupy, arrays):
+    assert all(isinstance(a, cupy.ndarray) for a in arrays)
+    return [cupy.asnumpy(a) for a in arrays]
+
+
+def run_on_device(cupy, forbid_sync, op, args, params, vs, create_graph=False):
+    """All results and gradients, as ``run`` has them, with not one wait on the way."""
+    vs = [cupy.asarray(v) for v in vs]
+    args, params = on_device(cupy, op, args, params)
+    xs = tracked_on_device(cupy, args)
+    with contextlib.nullcontext() if has_to_wait(op, params) else forbid_sync():
+        ys = outputs(op(*xs, **params))
+        ds = gradients(ys, vs, xs, create_graph)
+    return from_device(cupy, [*(y.data for y in ys), *ds])
+
+
 def check_on_device(op, args, params, cupy, forbid_sync, create_graph):
     if not any(map(is_float, args)):
         return
     want = run(op, args, params, create_graph=create_graph)
-    vs = [cupy.asarray(v) for v in cotangents(outputs(op(*args, **params)))]
-    args, params = on_device(cupy, op, args, params)
-    xs = [
-        Tensor(a, True) if isinstance(a, cupy.ndarray) and a.dtype.kind == "f" else a for a in args
-    ]
-    with contextlib.nullcontext() if has_to_wait(op, params) else forbid_sync():
-        ys = outputs(op(*xs, **params))
-        ds = gradients(ys, vs, xs, create_graph)
-    got = [*(y.data for y in ys), *ds]
-    assert all(isinstance(a, cupy.ndarray) for a in got)
-    assert_close([cupy.asnumpy(a) for a in got], want)
+    vs = cotangents(outputs(op(*args, **params)))
+    assert_close(run_on_device(cupy, forbid_sync, op, args, params, vs, create_graph), want)
 
 
 @over(REGISTRY)
@@ -348,6 +364,48 @@ def test_same_numbers_on_the_device(op, args, params, cupy, forbid_sync):
 def test_same_numbers_on_the_device_when_recorded(op, args, params, cupy, forbid_sync):
     """The way to the second order: the backward pass itself is recorded."""
     check_on_device(op, args, params, cupy, forbid_sync, create_graph=True)
+
+
+def second_derivative(ys, vs, xs, send=np.asarray):
+    """Gradients of Σ ⟨w, dx⟩, for random w, of the xs and of the cotangents vs that made the dx."""
+    vs = [Tensor(send(v), True) for v in vs]
+    roots = [(y, v) for y, v in zip(ys, vs, strict=True) if wanted(y)]
+    ds = backpropagate(roots, [x for x in xs if wanted(x)], create_graph=True).values()
+    ds = [d for d in ds if wanted(d)]
+    return gradients(ds, [send(w) for w in cotangents(ds, seed=1)], [*xs, *vs])
+
+
+ALL_OF_IT = real_cupy_wanted() or os.environ.get("HYPOTHESIS_PROFILE", "default") != "default"
+
+
+@pytest.mark.skipif(not ALL_OF_IT, reason="on the double by HYPOTHESIS_PROFILE=ci only")
+@over(REGISTRY, share=0.3)
+def test_same_second_derivative_on_the_device(op, args, params, cupy, forbid_sync):
+    """Differentiated twice, and no wait on the way."""
+    if not any(map(is_float, args)):
+        return
+    xs = tracked(args)
+    ys = outputs(op(*xs, **params))
+    vs = cotangents(ys)
+    want = second_derivative(ys, vs, xs)
+    args, params = on_device(cupy, op, args, params)
+    xs = tracked_on_device(cupy, args)
+    with contextlib.nullcontext() if has_to_wait(op, params) else forbid_sync():
+        got = second_derivative(outputs(op(*xs, **params)), vs, xs, cupy.asarray)
+    assert_close(from_device(cupy, got), want)
+
+
+@pytest.mark.skipif(not real_cupy_wanted(), reason="the double has no kernels")
+@over(KERNELS, share=0.5)
+def test_kernels_of_float32(op, args, params, cupy, forbid_sync):
+    """As test_float32_stays_float32, for what runs on a GPU in place of the op's own forward."""
+    small = [to_float32(a) for a in args]
+    params = {k: to_float32(v) for k, v in params.items()}
+    want = run(op, [a.astype(np.float64) if is_float(a) else a for a in small], params)
+    vs = cotangents(outputs(op(*small, **params)), np.float32)
+    got = run_on_device(cupy, forbid_sync, op, small, params, vs)
+    assert all(a.dtype == np.float32 for a in got)
+    assert_close(got, want, rtol=2e-4, atol=2e-4)
 
 
 # ------------------------------------------------------------------------------------ memory

@@ -84,12 +84,14 @@ def stand_trial(mutant: Mutant) -> int:
     right, file = launch.source, file_of(mutant)
     launch.source = lambda f: planted(mutant, right(f)) if f == file else right(f)
     asked = next(k for start, k in ASKED.items() if mutant.place.startswith(start))
-    return int(pytest.main(["-x", "-q", "-rfE", "-p", "no:cacheprovider", "-k", asked, TESTS]))
+    options = ["-x", "-q", "-rfE", "-p", "no:cacheprovider", "-p", "no:faker"]
+    return int(pytest.main([*options, "-k", asked, TESTS]))
 
 
 def run(*arguments: str) -> tuple[int | None, str]:
     """A process's status, or None if it takes too long, and what it prints."""
     environment = os.environ | {"TINYGRAD_MHA_REAL_CUPY": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # most of a short trial would be compiling
     command = [sys.executable, *arguments]
     try:
         done = subprocess.run(
