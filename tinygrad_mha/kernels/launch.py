@@ -84,8 +84,6 @@ def launch(
         gaps = [a.shape for a in args if hasattr(a, "flags") and not a.flags.c_contiguous]
         assert not gaps, f"{name}: arrays with gaps: {gaps}"
     f = kernel(file, name, like.dtype, tuple(constants.items()))
-    if shared > SHARED_BYTES and f.max_dynamic_shared_size_bytes < shared:
-        f.max_dynamic_shared_size_bytes = shared
     real = (
         like.dtype.type
     )  # (of an int a kernel reads as many bytes as it wants, from the lowest on)
@@ -93,10 +91,17 @@ def launch(
     grid = grid if type(grid) is tuple else (grid,)
     device = like.device
     if device.id == sys.modules["cupy"].cuda.runtime.getDevice():
-        f(grid, (block,), typed, shared_mem=shared)
+        start(f, grid, block, typed, shared)
     else:
         with device:
-            f(grid, (block,), typed, shared_mem=shared)
+            start(f, grid, block, typed, shared)
+
+
+def start(f: Any, grid: tuple, block: int, arguments: list, shared: int) -> None:
+    """On the current device. How much shared memory a function may use is said to each device."""
+    if shared > SHARED_BYTES and f.max_dynamic_shared_size_bytes < shared:
+        f.max_dynamic_shared_size_bytes = shared
+    f(grid, (block,), arguments, shared_mem=shared)
 
 
 @functools.cache
