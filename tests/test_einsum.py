@@ -7,7 +7,16 @@ from hypothesis import given
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor
-from tinygrad_mha.contraction import ABREAST, SMALL, at_once, plan_for_two, schedule
+from tinygrad_mha.contraction import (
+    ABREAST,
+    LARGE,
+    MOST,
+    SMALL,
+    _by_itself,
+    at_once,
+    plan_for_two,
+    schedule,
+)
 from tinygrad_mha.subscripts import parse
 
 EXPRESSIONS = [
@@ -427,6 +436,15 @@ def test_matrices_scattered_in_memory_are_packed_unless_they_are_small(rows, pac
     np.testing.assert_allclose(y, np.einsum("ijb,kjb->ikb", a, b))
 
 
+def test_products_of_rows_are_not_packed(calls, rng):
+    """To copy the numbers of two scattered rows takes longer than to multiply them."""
+    a, b = rng.standard_normal((2, 40, 30, 3, 3))
+    y = tg.einsum("dacb,dacb->bc", a, b)
+    [pair] = calls["matmul"]
+    assert all(np.shares_memory(x, z) for x, z in zip(pair, (a, b), strict=True))
+    np.testing.assert_allclose(y, (a * b).sum((0, 1)).T)
+
+
 @pytest.mark.parametrize("subscripts", ["ij->ji", "ii->i", "iji->ij", "i...->...i"])
 def test_one_operand_without_a_sum_is_a_view(subscripts, rng):
     x = rng.standard_normal((3, 3, 3) if len(subscripts) == 7 else (3, 3))
@@ -490,14 +508,64 @@ def test_three_factors_without_a_sum_are_one_product_if_that_is_less_work(
         np.testing.assert_allclose(x.grad, np.einsum(back, g, *others), rtol=1e-10, atol=1e-10)
 
 
-def test_what_comes_out_in_between_lies_as_the_next_one_reads_it(rng):
-    """Otherwise every product of three would begin with a copy."""
-    shapes = ((40, 3, 50), (50, 40, 30), (30, 3))
+def assert_values_and_gradients(subscripts, shapes, rng):
+    """Beside NumPy, which computes each gradient as an einsum of its own."""
+    xs = [Tensor(rng.standard_normal(s), requires_grad=True) for s in shapes]
+    arrays = [x.data for x in xs]
+    y = tg.einsum(subscripts, *xs)
+    want = np.einsum(subscripts, *arrays, optimize=True)
+    np.testing.assert_allclose(y.data, want, rtol=1e-10, atol=1e-10)
+    g = rng.standard_normal(y.shape)
+    y.backward(g)
+    inputs, output = subscripts.split("->")
+    terms = inputs.split(",")
+    for k, x in enumerate(xs):
+        once = "".join(dict.fromkeys(terms[k]))
+        ones = [*arrays[:k], np.ones(x.shape), *arrays[k + 1 :]]
+        want = np.einsum(f"{output},{inputs}->{once}", g, *ones, optimize=True)
+        got = np.einsum(f"{terms[k]}->{once}", x.grad.numpy())  # of a diagonal: zeros elsewhere
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
+        assert np.count_nonzero(x.grad.numpy()) == np.count_nonzero(want)
+
+
+IN_BETWEEN = [
+    ("abc,cad,db->b", ((40, 3, 50), (50, 40, 30), (30, 3))),  # a matrix product, then a product
+    ("c,da,cde->ecd", ((60,), (300, 60), (60, 300, 5))),  # walked along d
+    ("acbd,c,abc->dab", ((30, 100, 30, 5), (100,), (30, 30, 100))),  # along c, against NumPy's wish
+    ("abc,cb,acb,acb->a", ((40, 3, 40), (40, 3), (40, 40, 3), (40, 40, 3))),
+]
+
+
+@pytest.mark.parametrize(("subscripts", "shapes"), IN_BETWEEN)
+def test_what_comes_out_in_between_lies_as_the_next_one_reads_it(subscripts, shapes, rng):
+    """Otherwise every product of three would begin with a copy, or walk in the wrong order."""
     rest = [rng.standard_normal(s) for s in shapes]
-    for i, j, step in schedule("abc,cad,db->b", shapes):
+    for i, j, step in schedule(subscripts, shapes):
         b, a = rest.pop(j), rest.pop(i)
         rest.append(tg.einsum(step, a, b))
-        assert rest[-1].flags.c_contiguous
+        assert rest[-1].flags.c_contiguous or len(rest) == 1
+
+
+@pytest.mark.parametrize(("subscripts", "shapes"), IN_BETWEEN)
+def test_values_and_gradients_of_what_is_walked_in_another_order(subscripts, shapes, rng):
+    assert_values_and_gradients(subscripts, shapes, rng)
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes"),
+    [
+        ("acbae,ebad,bda->bced", ((30, 10, 5, 30, 10), (10, 5, 30, 5), (5, 5, 30))),
+        ("acae,ead,da->ced", ((9, 4, 9, 4), (4, 9, 3), (3, 9))),
+    ],
+)
+def test_a_diagonal_counts_once_when_pairs_are_chosen(subscripts, shapes, rng):
+    """The first operand is large only off its diagonal: to set it free early frees nothing."""
+    assert [step[:2] for step in schedule(subscripts, shapes)] == [(1, 2), (0, 1)]
+    assert_values_and_gradients(subscripts, shapes, rng)
+
+
+def test_what_is_broadcast_counts_as_long_as_it_is():
+    assert work("ac,c,b->ac", (10, 10), (1,), (10,)) == 10 + 100
 
 
 def test_short_rows_are_not_walked_along(rng):
@@ -506,6 +574,80 @@ def test_short_rows_are_not_walked_along(rng):
     y = tg.einsum("ebc,a->ebca", a, b)
     assert y.strides[-1] > y.strides[-2] == y.itemsize
     np.testing.assert_array_equal(y, np.einsum("ebc,a->ebca", a, b))
+
+
+def test_in_which_order_numpy_walks_by_itself(rng):
+    for _ in range(300):
+        sizes = dict(zip("abcd", rng.choice([1, 2, 3], 4).tolist(), strict=True))
+        terms = ["".join(rng.permutation(list(sizes))[: rng.integers(1, 5)]) for _ in range(2)]
+        output = "".join(rng.permutation(sorted(set("".join(terms)))))
+        steps, xs = [], []
+        for term in terms:
+            x = np.ones([sizes[l] for l in term])
+            steps.append({l: n // x.itemsize for l, n in zip(term, x.strides, strict=True)})
+            labels = [l for l in output if l in term]
+            x = x.transpose([term.index(l) for l in labels])
+            xs.append(x[tuple(slice(None) if l in term else None for l in output)])
+        strides = dict(zip(output, np.multiply(*xs).strides, strict=True))
+        want = sorted((l for l in output if sizes[l] != 1), key=lambda l: -strides[l])
+        assert [l for l in _by_itself(output, sizes, steps) if sizes[l] != 1] == want
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes", "lies"),
+    [
+        ("bca,a->cab", ((300, 60, 5), (5,)), "cab"),  # rows of 300 numbers instead of 5
+        ("bca,a->cab", ((300, 60, 50), (50,)), "bca"),  # of 50: as NumPy would, who reads in order
+        ("bca,a->cba", ((300, 60, 5), (5,)), "cab"),  # neither the output nor NumPy
+        # rows of 300 instead of 10, of numbers that lie apart: if the cache holds all of them
+        ("ab,bcfa->fbac", ((10, 10), (10, 300, LARGE // 30000, 10)), "fbac"),
+        ("ab,bcfa->fbac", ((10, 10), (10, 300, LARGE // 30000 + 1, 10)), "bcfa"),
+        ("ba,ac->bca", ((40, 100), (100, 5)), "bca"),  # rows of 100; NumPy's would have 5
+        # NumPy does not walk in rows of 2, as the larger one lies: it has e last
+        ("baec,ce->ceab", ((300, 2, 200, 2), (2, 200)), "bace"),
+        # b would be last in rows of 3; along a both operands are read apart, along c only one
+        ("acb,abc->acb", ((40, 40, 3), (40, 3, 40)), "abc"),
+    ],
+)
+def test_a_product_is_walked_in_the_cheapest_order(subscripts, shapes, lies, rng):
+    a, b = (rng.standard_normal(s) for s in shapes)
+    y = tg.einsum(subscripts, a, b)
+    np.testing.assert_array_equal(y, np.einsum(subscripts, a, b))
+    output = subscripts.split("->")[1]
+    strides = dict(zip(output, y.strides, strict=True))
+    assert "".join(sorted(output, key=lambda l: -strides[l])) == lies
+
+
+def test_what_has_to_be_copied_is_read_in_the_order_of_its_memory():
+    """One of 1,000,000 numbers, b first, would be read a hundred times from end to end."""
+    plan = plan_for_two("adbc,dacb->ba", ((100, 10, 100, 10), (10, 100, 10, 100)))
+    assert plan.left.order == (0, 2, 1, 3)
+    assert plan.order == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes", "flip"),
+    [
+        ("d,cecad->eac", ((100,), (2, 200, 2, 2, 100)), True),  # rows of 100 are copied, as rows
+        ("d,ecad->eac", ((100,), (200, 2, 2, 100)), False),  # nothing is copied
+    ],
+)
+def test_a_diagonal_is_a_view_whose_numbers_lie_apart(subscripts, shapes, flip, rng):
+    assert plan_for_two(subscripts, shapes).right.flip == flip
+    assert_values_and_gradients(subscripts, shapes, rng)
+
+
+def test_more_operands_than_numpys_loops_take(rng):
+    n = MOST + 2
+    xs = [Tensor(rng.standard_normal(2), requires_grad=True) for _ in range(n)]
+    y = tg.einsum(",".join("i" * n) + "->i", *xs)
+    want = np.prod([x.data for x in xs], axis=0)
+    np.testing.assert_allclose(y.data, want, rtol=1e-12)
+    y.backward(np.array([2.0, 3.0]))
+    for x in xs:
+        np.testing.assert_allclose(x.grad.numpy(), [2, 3] * want / x.data, rtol=1e-10)
+    assert at_once(",".join("i" * MOST) + "->i", ((2,),) * MOST)
+    np.einsum(",".join("i" * MOST) + "->i", *np.ones((MOST, 2)))
 
 
 def test_a_plan_is_made_once(rng):

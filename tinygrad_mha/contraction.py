@@ -27,7 +27,9 @@ START = 40  # numbers that are copied in the time that it takes to begin a new r
 APART = 4  # as many in the time of one, where they are no neighbours
 MULTIPLY_START, MULTIPLY_APART = 100, 10  # the same of a product, which reads two and writes one
 LONG, JUMPS = 2048, 2  # and rows shorter than this leave the processor no time to read ahead
+LARGE, FAR = 3 * 2**18, 3  # more numbers leave the cache: apart, they cost so many times more
 FEW = 4096  # multiplications that take no longer than a second call
+MOST = 63  # operands that NumPy's loops take
 SMALL = 1024  # multiplications in a product of two matrices; in fewer, a copy costs more than BLAS
 ABREAST = 32  # products that lie side by side; from here on, all of them at once is the fastest
 NARROW = 64  # rows: from here on, NumPy's own loops are slow even there
@@ -160,7 +162,9 @@ def _multiply(labels: Sorted, a: list[str], b: list[str]) -> Plan:
     walk = _walk(terms, lengths, a, b, output)
     one = _factor(terms[0], lengths[0], a, walk)
     other = _factor(terms[1], lengths[1], b, walk)
-    as_they_lie = walk == output and all(l in a or sizes[l] == 1 for l in output)
+    as_they_lie = (
+        walk == output and one.order is None and all(l in a or sizes[l] == 1 for l in output)
+    )
     order = None if as_they_lie else tuple(walk.index(l) for l in output)
     return Plan(swap, one, other, "multiply", None, order)
 
@@ -194,19 +198,22 @@ def _matrices(labels: Sorted) -> Plan:
         labels = labels.exchanged()
     terms, lengths, output, sizes, batch, contracted, left, right = labels
     # The batch and the contracted labels may come in any order that is the same for both operands:
-    # that of the output spares the result a transpose, that of an operand may spare it a copy.
+    # that of an operand may spare it a copy, or a copy that jumps about in memory.
     choices = [
         (
             _matrix(terms[0], lengths[0], lead, left, inner),
             _matrix(terms[1], lengths[1], lead, inner, right),
             [*lead, *left, *right],
         )
-        for lead in _orders(batch, output, *terms)
+        for lead in _orders(batch, *terms, output)
         for inner in _orders(contracted, *terms)
     ]
     (_, one), (_, other), have = min(choices, key=lambda c: c[0][0] + c[1][0])
     rows = count(sizes, left)
-    small = batch and rows < NARROW and rows * count(sizes, [*contracted, *right]) <= SMALL
+    small = batch and (
+        rows * count(sizes, right) == 1  # to copy a row takes as long as to multiply it
+        or (rows < NARROW and rows * count(sizes, [*contracted, *right]) <= SMALL)
+    )
     return Plan(
         swap,
         one,
@@ -228,14 +235,16 @@ def _orders(labels: list[str], *terms: str) -> Iterator[list[str]]:
 def _walk(
     terms: tuple[str, ...], lengths: list[dict[str, int]], a: list[str], b: list[str], output: str
 ) -> str:
-    """In which order a product without a sum walks its axes: that of the output, unless the rows
-    would be short; else that of the larger operand ``a``, or along the longest axis.
+    """In which order a product without a sum walks its axes: NumPy's own, unless another takes much
+    less time, such as that of the larger operand ``a`` with one of the axes last.
     """
     sizes = {l: max(length.get(l, 1) for length in lengths) for l in output}
     steps = []  # of each label in each operand
+    apart = []  # what a number there costs more if it is no neighbour of the one before
     for term, length, labels in zip(terms, lengths, (a, b), strict=True):
         left = _left(term, length, labels)
-        steps.append({l: count(length, left[left.index(l) + 1 :]) for l in labels})
+        steps.append({l: n for l, n in _steps(term, length, left).items() if l in labels})
+        apart.append(MULTIPLY_APART * (FAR if count(length, left) > LARGE else 1))
 
     def cost(walk: list[str]) -> float:
         """For each number. A row is what lies at equal steps in both operands."""
@@ -245,13 +254,31 @@ def _walk(
             if any(s.get(l, 0) != row * inner for s, inner in zip(steps, step, strict=True)):
                 break
             row *= sizes[l]
-        jumps = JUMPS if row < LONG else 0
-        return 3 + jumps + MULTIPLY_START / max(row, 1) + (max(step) > 1) * MULTIPLY_APART
+        jumps = sum(more for more, inner in zip(apart, step, strict=True) if inner > 1)
+        jumps += JUMPS if row < LONG else 0
+        return 3 + jumps + MULTIPLY_START / max(row, 1)
 
     as_a = [l for l in output if l not in a] + a
-    along_the_longest = sorted(as_a, key=max(output, key=sizes.__getitem__, default="").__eq__)
-    best = min(as_a, along_the_longest, key=cost)
-    return "".join(best) if cost(best) < cost(list(output)) / 1.5 else output
+    others = [list(output), *(sorted(as_a, key=l.__eq__) for l in output)]
+    best, by_itself = min(others, key=cost), _by_itself(output, sizes, steps)
+    return "".join(best if cost(best) < cost(by_itself) / 1.5 else by_itself)
+
+
+def _by_itself(output: str, sizes: dict[str, int], steps: list[dict[str, int]]) -> list[str]:
+    """In which order NumPy walks the axes if nobody says: that of the output, but an axis goes
+    further in where every operand that has both takes shorter steps along it.
+    """
+    long = [{l: n for l, n in step.items() if sizes[l] != 1} for step in steps]
+    walk: list[str] = []  # the innermost first
+    for l in reversed(output):
+        to = len(walk)
+        for k in reversed(range(len(walk))):
+            shorter = [step[l] < step[walk[k]] for step in long if {l, walk[k]} <= step.keys()]
+            if shorter and not all(shorter):
+                break
+            to = k if shorter else to
+        walk.insert(to, l)
+    return walk[::-1]
 
 
 def _factor(term: str, length: dict[str, int], labels: list[str], output: str) -> Side:
@@ -293,6 +320,20 @@ def _left(term: str, length: dict[str, int], wanted: list[str]) -> list[str]:
     return [l for l in dict.fromkeys(term) if l in wanted or length[l] == 1]
 
 
+def _steps(term: str, length: dict[str, int], left: list[str]) -> dict[str, int]:
+    """How far apart neighbours along each label are, in numbers. A diagonal is a view, and goes
+    one further along all its axes at once; what is summed is a new array.
+
+    >>> _steps("aba", dict(a=3, b=4), ["a", "b"])
+    {'a': 13, 'b': 3}
+    >>> _steps("abc", dict(a=3, b=4, c=5), ["a", "c"])  # b is summed
+    {'a': 5, 'c': 1}
+    """
+    lie = term if set(term) == set(left) else left
+    apart = {l: [count(length, lie[k + 1 :]) for k, m in enumerate(lie) if m == l] for l in left}
+    return {l: sum(steps) for l, steps in apart.items()}
+
+
 def _copying(
     term: str, length: dict[str, int], lead: list[str], rows: list[str], columns: list[str]
 ) -> float:
@@ -307,7 +348,7 @@ def _copying(
     1080.0
     """
     left = _left(term, length, [*lead, *rows, *columns])
-    steps = {l: count(length, left[k + 1 :]) for k, l in enumerate(left)}
+    steps = _steps(term, length, left)
     axes = partial(_merged, length, steps)
     as_they_lie = [*map(axes, lead), axes(rows), axes(columns)]
     inner = {run[-1][1] for run in as_they_lie[-2:] if run}
@@ -344,16 +385,18 @@ def schedule(subscripts: str, shapes: tuple[Shape, ...]) -> list[tuple[int, int,
     [(1, 2, 'jk,k->j'), (0, 1, 'ij,j->i')]
     """
     parsed = parse(subscripts, shapes)
-    rest, size = list(zip(parsed.terms, shapes, strict=True)), partial(count, parsed.sizes)
+    rest = list(zip(parsed.terms, shapes, strict=True))
     steps = []
     while len(rest) > 1:
         options = []
         for i, j in combinations(range(len(rest)), 2):
-            a, b = rest[i][0], rest[j][0]
-            both = dict.fromkeys(a + b)
+            # Each label once, although twice in a term: of a diagonal no more is read.
+            one, other = (dict(zip(*rest[k], strict=True)) for k in (i, j))
+            both = one | {l: max(n, one.get(l, 1)) for l, n in other.items()}
             later = parsed.output + "".join(t for k, (t, _) in enumerate(rest) if k not in (i, j))
             kept = "".join(l for l in both if l in later)
-            options.append((size(kept) - size(a) - size(b), size(both), i, j, kept))
+            room = count(both, kept) - count(one, one) - count(other, other)
+            options.append((room, count(both, both), i, j, kept))
         *_, i, j, kept = min(options)
         (b, b_shape), (a, a_shape) = rest.pop(j), rest.pop(i)
         step = f"{a},{b}->{kept if rest else parsed.output}"
@@ -369,9 +412,10 @@ def _as_it_comes(subscripts: str, shapes: tuple[Shape, Shape]) -> str:
     """The same product, with the labels of the output in the order in which they lie in memory."""
     terms, output, _ = parse(subscripts, shapes)
     plan = plan_for_two(subscripts, shapes)
-    if plan.way == "multiply":  # as the larger one lies
+    if plan.way == "multiply":  # as the larger one lies, unless it is walked in another order
         output = "".join(sorted(output, key=terms[plan.swap].find))
-    elif plan.order is not None:
+        plan = plan_for_two(f"{','.join(terms)}->{output}", shapes)
+    if plan.order is not None:
         have = dict(zip(plan.order, output, strict=True))
         output = "".join(have[axis] for axis in range(len(output)))
     return f"{','.join(terms)}->{output}"
@@ -381,7 +425,7 @@ def _as_it_comes(subscripts: str, shapes: tuple[Shape, Shape]) -> str:
 def at_once(subscripts: str, shapes: tuple[Shape, ...]) -> bool:
     """Where nothing is summed, and two at a time would not save many multiplications."""
     terms, output, sizes = parse(subscripts, shapes)
-    if set(output) != set(sizes):
+    if set(output) != set(sizes) or len(terms) > MOST:
         return False
     every = count(sizes, sizes) * (len(terms) - 1)
     return every < FEW or every < 1.5 * sum(

@@ -24,9 +24,10 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tinygrad_mha.kernels import launch
+sys.path.insert(0, str(Path(__file__).parent))
+from kernel_mutants import ASKED, BY_PLACE, MUTANTS, Mutant
 
-from .kernel_mutants import ASKED, BY_PLACE, MUTANTS, Mutant
+from tinygrad_mha.kernels import launch
 
 FOLDER = Path(launch.__file__).parent
 TESTS = "tests/cuda/test_kernels.py"
