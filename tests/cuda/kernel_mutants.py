@@ -18,10 +18,12 @@ BY_PLACE: dict[str, list[tuple[str, str, str]]] = {
     "number.cuh": [
         ("the sum of half a warp", "for (int o = WARP / 2; o; o /= 2) v += ", "for (int o = WARP / 4; o; o /= 2) v += "),
         ("the maximum of half a warp", "for (int o = WARP / 2; o; o /= 2) v = max", "for (int o = WARP / 4; o; o /= 2) v = max"),
+        ("the grid's stride is a block's", "k += (long long)gridDim.x * blockDim.x)", "k += blockDim.x)"),
+    ],
+    "ticket.cuh": [
         ("ticket not reset", "if (last) *ticket = 0;", ""),
         ("the last block is the last but one", "== blocks - 1", "== blocks - 2"),
-        ("who is last is read too early", "if (last) *ticket = 0;\n  }\n  __syncthreads();", "if (last) *ticket = 0;\n  }"),
-        ("the grid's stride is a block's", "k += (long long)gridDim.x * blockDim.x)", "k += blockDim.x)"),
+        ("one thread alone knows who is last", "__shared__ bool last;", "bool last = false;"),
     ],
     "philox.cuh": [
         ("nine rounds", "round < 10", "round < 9"),
@@ -302,7 +304,8 @@ BY_PLACE: dict[str, list[tuple[str, str, str]]] = {
 }  # fmt: skip
 # The tests that are asked, by how a place begins.
 ASKED = {
-    "number": "norms or cross_entropy or column_sum or clip or adam",
+    "number": "softmax or norms or adam",
+    "ticket": "cross_entropy or column_sum or clip",
     "philox": "dropout",
     "lstm_step": "step_by_step",
     "lstm": "lstm",

@@ -1,5 +1,6 @@
 // Sums down the columns of a table, and what is added to all of its rows.
 #include "number.cuh"
+#include "ticket.cuh"
 #define ACROSS 32  // columns of a block
 #define DOWN 16    // rows that it reads at a time
 

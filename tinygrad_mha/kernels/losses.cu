@@ -1,5 +1,6 @@
 // Cross-entropy of logits and class numbers: softmax, logarithm, choice, weights and the sum in one kernel.
 #include "number.cuh"
+#include "ticket.cuh"
 
 // The share q_c of class c in the goal of a row whose target is t: see the docstring of cross_entropy.
 struct Goal {

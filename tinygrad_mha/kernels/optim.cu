@@ -1,5 +1,6 @@
 // Optimizers and clipping, over all parameters in one launch: what a launch costs, not what it computes, is the time.
 #include "number.cuh"
+#include "ticket.cuh"
 #ifndef COUNT
 #define COUNT 64  // arrays in one launch
 #endif
