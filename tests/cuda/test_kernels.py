@@ -222,13 +222,13 @@ def test_lstm(rows, dtype, draw, monkeypatch):
 
 
 @of("lstm_forward", "lstm_backward")
-@pytest.mark.parametrize("room", ["for none", "for some", "for all"])
+@pytest.mark.parametrize("room", ["none", "some", "all"])
 def test_lstm_whose_weights_lie_in_three_places(room, dtype, draw, monkeypatch):
     """In registers, in shared memory as far as there is room, and in global memory."""
     shape, size = (3, 5, 2, 11), np.dtype(dtype).itemsize
     units = shape[-1]
     states = 2 * units * 10 * size  # what the way back needs of shared memory for two texts
-    free = {"for none": 0, "for some": states + 3 * 4 * units * size, "for all": 1 << 15}
+    free = {"none": 0, "some": states + 3 * 4 * units * size, "all": 1 << 15}
     monkeypatch.setattr(lstm_kernels, "KEPT", {128: size})  # as much room as four numbers take
     monkeypatch.setattr(lstm_kernels, "texts_of_a_block", lambda *a: 2)
     monkeypatch.setattr(lstm_kernels, "limit", lambda *a: free[room])
