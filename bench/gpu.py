@@ -98,14 +98,12 @@ def launches(size: Size) -> list[tuple[str, tuple, dict]]:
 def work_of(name: str, args: tuple, size: Size) -> tuple[float, float]:
     """Bytes and floating-point operations of one launch."""
     tokens, d = size.batch * size.tokens, size.d_model
-    # how many parameters there are
+    # the parameters: embedding, LSTM, four projections, norm, last layer
     numbers = size.vocabulary * d + 8 * d * d + 8 * d + 4 * (d * d + d) + 2 * d + CLASSES * (d + 1)
     moved = {"adam": 7, "grad_norm": 1, "scale": 2}  # times that a number is read or written
     if name in moved:
         return 4.0 * numbers * moved[name], 0.0
-    if name == "embedding":
-        return 4.0 * tokens * (2 * d + 2), 0.0
-    if name == "embedding_back":
+    if name in ("embedding", "embedding_back"):  # not the whole table
         return 4.0 * tokens * (2 * d + 2), 0.0
     size_of = sum(a.nbytes for a in args if hasattr(a, "nbytes") and hasattr(a, "data"))
     pairs = size.batch * size.tokens**2 * d

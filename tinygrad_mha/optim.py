@@ -431,9 +431,6 @@ class Adam(Optimizer):
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> None:
         call_all(self.work(p, g, state, group))
 
-    def remembered(self, p: Array, state: dict[str, Any], group: dict) -> tuple[Any, ...]:
-        return self._next(p, state)
-
     def move_all(self, arrays: list[tuple], t: Any, group: dict, only_if: Any) -> None:
         from .kernels import optim as kernels
 
@@ -442,8 +439,8 @@ class Adam(Optimizer):
     def moves(self, p: Array, group: dict) -> bool:
         return not (group["lazy"] and p.ndim > 1)
 
-    def _next(self, p: Array, state: dict[str, Any]) -> tuple[int, Array, Array]:
-        """The number of the step that begins, and what is remembered of p."""
+    def remembered(self, p: Array, state: dict[str, Any], group: dict) -> tuple[Any, ...]:
+        """The number of the step that begins, and the averages."""
         m = xp(p)
         if not state:
             state.update(step=0, mean=m.zeros(p.shape, p.dtype), square=m.zeros(p.shape, p.dtype))
@@ -451,13 +448,13 @@ class Adam(Optimizer):
         return state["step"], state["mean"], state["square"]
 
     def work(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> Iterator[Callable]:
-        self._next(p, state)
-        arrays = p, g, state["mean"], state["square"]
+        t, mean, square = self.remembered(p, state, group)
+        arrays = p, g, mean, square
         if group["lazy"] and p.ndim > 1:
-            yield partial(self._move_rows, arrays, state["step"], group)
+            yield partial(self._move_rows, arrays, t, group)
         else:
             for piece in pieces(*arrays):
-                yield partial(self._move, piece, state["step"], group)
+                yield partial(self._move, piece, t, group)
 
     def _move_rows(self, arrays: Sequence[Array], t: int, group: dict) -> None:
         m, g = xp(arrays[1]), arrays[1]

@@ -123,7 +123,9 @@ BY_PLACE: dict[str, list[tuple[str, str, str]]] = {
         ("the last keys of a causal block", "(int)(blockIdx.x + 1) * THREADS)", "(int)(blockIdx.x + 1) * THREADS - TILE)"),
         ("sums without the largest score", "top + log(sum)", "log(sum)"),
         ("what stands beyond the keys counts", "first + j < Tk ? masked", "true ? masked"),
-        ("who sees nothing is no number", "sum > 0 ? grow / sum : number(0)", "grow / sum"),
+        ("who sees nothing is no number", "sum == 0 ? number(0) : grow / sum", "grow / sum"),
+        ("a NaN passed over", "scores[j] > highest || isnan(scores[j])", "scores[j] > highest"),
+        ("a NaN sees nothing on the way back", "sum == 0 ? -INFINITY : top", "!(sum > 0) ? -INFINITY : top"),
         ("no scale", "at_q.row + d] * scale", "at_q.row + d]"),
     ],
     "attention_dq": [

@@ -376,6 +376,16 @@ def test_attention_of_large_scores(dtype, draw):
     compare(lambda q, k, v: attend(q, k, v, scale=1.0), [q, k, v], dtype)
 
 
+@of(*ATTENTION)
+@pytest.mark.parametrize("where", [0, 1, 2], ids=["query", "key", "value"])
+def test_attention_hides_no_nan(where, dtype, draw):
+    """Not as if nobody might look there: in results and gradients it stands where it should."""
+    args = [draw(2, 5, 4), draw(2, 7, 4), draw(2, 7, 3)]
+    args[where][0, 1, 2] = np.nan
+    with np.errstate(invalid="ignore"):
+        compare(attend, args, dtype)
+
+
 # -------------------------------------------------------------------------- softmax and gelu
 
 

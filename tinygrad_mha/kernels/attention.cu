@@ -81,7 +81,7 @@ attention(const number* __restrict__ q, const number* __restrict__ k, const numb
       number score = 0;
       for (int d = 0; d < WIDTH; d++) score += query[d] * keys[j][d];
       scores[j] = first + j < Tk ? masked(score, mask, b, h, i, first + j) : -INFINITY;
-      highest = max(highest, scores[j]);
+      if (scores[j] > highest || isnan(scores[j])) highest = scores[j];  // max() would pass over a NaN
     }
     if (highest == -INFINITY) continue;  // nobody to attend to so far
     number shrink = exp(top - highest);
@@ -95,9 +95,9 @@ attention(const number* __restrict__ q, const number* __restrict__ k, const numb
     }
   }
   if (i >= Tq) return;
-  number inverse = sum > 0 ? grow / sum : number(0);
+  number inverse = sum == 0 ? number(0) : grow / sum;
   for (int d = 0; d < WIDTH_V; d++) y[start(at_y, b, h) + i * at_y.row + d] = out[d] * inverse;
-  sums[((long long)b * heads + h) * Tq + i] = sum > 0 ? top + log(sum) : -INFINITY;
+  sums[((long long)b * heads + h) * Tq + i] = sum == 0 ? -INFINITY : top + log(sum);
 }
 
 // dq, and along (B, h, Tq): ⟨g, y⟩, which is Σ_j dp_j p_j. at_d: where dq lies. Grid as above.

@@ -36,17 +36,8 @@ def column_sum(x: Array, z: Array | None = None) -> Array:
 def add_bias(y: Array, bias: Array) -> None:
     """Add a bias (n,) to every row of y (..., n), in place."""
     if y.size:
-        launch(
-            FILE,
-            "add_bias",
-            y,
-            min(blocks(y.size, 256), 4096),
-            256,
-            y,
-            bias,
-            np.int64(y.size),
-            len(bias),
-        )
+        grid = min(blocks(y.size, 256), 4096)
+        launch(FILE, "add_bias", y, grid, 256, y, bias, y.size, len(bias))
 
 
 _tickets: dict[int, Any] = {}

@@ -21,7 +21,6 @@ REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 CHECKED = False  # whether launches look at their arguments: the tests want it
 SHARED_BYTES = 48 << 10  # of shared memory that a block may use on every GPU without asking
 
-
 # TINYGRAD_MHA_KERNELS=0 leaves everything to CuPy's array operations: slower, and the same numbers
 # to rounding.
 ON = os.environ.get("TINYGRAD_MHA_KERNELS", "1") != "0"
@@ -84,9 +83,8 @@ def launch(
         gaps = [a.shape for a in args if hasattr(a, "flags") and not a.flags.c_contiguous]
         assert not gaps, f"{name}: arrays with gaps: {gaps}"
     f = kernel(file, name, like.dtype, tuple(constants.items()))
-    real = (
-        like.dtype.type
-    )  # (of an int a kernel reads as many bytes as it wants, from the lowest on)
+    real = like.dtype.type
+    # Of an int a kernel reads as many bytes as it wants, from the lowest on.
     typed = [real(a) if type(a) is float else a for a in args]
     grid = grid if type(grid) is tuple else (grid,)
     device = like.device

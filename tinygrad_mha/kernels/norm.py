@@ -52,22 +52,9 @@ def norm(x, weight, bias, eps: float, centred: int) -> Any:
     y, z, scales = m.empty_like(x), m.empty((rows, n), x.dtype), m.empty(rows, x.dtype)
     grid = blocks(rows * 32, THREADS)
     launch(
-        FILE,
-        "row_norm",
-        x,
-        grid,
-        THREADS,
-        x,
-        weight,
-        bias,
-        y,
-        z,
-        scales,
-        rows,
-        n,
-        float(eps),
-        centred,
-    )
+        FILE, "row_norm", x, grid, THREADS,
+        x, weight, bias, y, z, scales, rows, n, float(eps), centred,
+    )  # fmt: skip
 
     def back(g: Array) -> Any:
         g = dense(g)
