@@ -87,7 +87,7 @@ class MultiHeadAttention(nn.Module):
             q, k, v, mask=mask, dropout_p=p, recompute=self.recompute
         )  # (B, h, Tq, d_v)
         y = y.swapaxes(1, 2).reshape(*query.shape[:2], v.shape[1] * v.shape[3])  # concat
-        y = self.layer_norm(query + self.dropout(self.fc_out(y)))
+        y = self.layer_norm(self.dropout(self.fc_out(y)), residual=query)
         return (y, attention_weights(q, k, mask=mask)) if need_weights else y
 
     def _heads(self, x: Tensor) -> Tensor:

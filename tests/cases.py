@@ -347,6 +347,20 @@ def normalised(draw):
 
 
 @st.composite
+def added_and_normalised(draw):
+    """Both terms are arrays of numbers that differ, and so does their sum."""
+    (x, weight, bias), params = draw(normalised())
+    part = draw(arrays(x.shape))
+    return (x - part, part, weight, bias), params
+
+
+@st.composite
+def affine_activated(draw):
+    case, _ = draw(affine())
+    return case, {"approximate": draw(st.sampled_from(["none", "none", "tanh"]))}
+
+
+@st.composite
 def dropped(draw):
     x = draw(arrays(draw(shape())))
     p = draw(st.sampled_from([0.5, 0.25, 0.0, 1.0]))
@@ -661,6 +675,7 @@ def scaled(draw):
 CASES = {
     "abs": unary(nonzero),
     "add": binary(),
+    "add_layer_norm": added_and_normalised(),
     "astype": unary().map(lambda case: (case[0], {"dtype": np.float64})),
     "binary_cross_entropy_with_logits": answered(),
     "broadcast_to": resized(down=False),
@@ -683,6 +698,7 @@ CASES = {
     "identity": unary(),
     "layer_norm": normalised(),
     "linear": affine(),
+    "linear_gelu": affine_activated(),
     "log": unary(positives),
     "log1p": unary(above_minus_one),
     "log_softmax": along(),

@@ -530,6 +530,8 @@ SHARED = {
     "outer": lambda x: tg.outer(x, x),
     "layer_norm": lambda x: tg.layer_norm(x, x, x),
     "linear": lambda x: tg.linear(x, x, x[0]),
+    "linear_gelu": lambda x: tg.linear_gelu(x, x, x[0]),
+    "add_layer_norm": lambda x: tg.add_layer_norm(x, x, x, x),
     "rms_norm": lambda x: tg.rms_norm(x, x),
     "mse_loss": lambda x: tg.mse_loss(x, x) + tg.mse_loss(x, x.T),
     "binary_cross_entropy_with_logits": lambda x: tg.binary_cross_entropy_with_logits(x, x),

@@ -19,7 +19,7 @@ OPS_TEXT = """
     reshape transpose swapaxes expand_dims squeeze broadcast_to concatenate stack split flip tile
     pad tril triu take take_along_axis masked_fill embedding
     softmax log_softmax cross_entropy nll_loss binary_cross_entropy_with_logits mse_loss
-    layer_norm rms_norm linear dropout scaled_dot_product_attention lstm
+    layer_norm add_layer_norm rms_norm linear linear_gelu dropout scaled_dot_product_attention lstm
 """
 OTHERS_TEXT = """
     Tensor grad vjp jvp hvp jacobian no_grad detect_anomaly manual_seed set_default_dtype

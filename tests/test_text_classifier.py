@@ -107,7 +107,7 @@ def test_one_recorded_lstm_node_a_layer_and_direction():
             todo += [x for x in node.inputs if isinstance(x, tg.Tensor)]
     names = [node.op.name for node in nodes]
     assert names.count("lstm") == 4
-    assert names.count("scaled_dot_product_attention") == names.count("layer_norm") == 1
+    assert names.count("scaled_dot_product_attention") == names.count("add_layer_norm") == 1
 
 
 def test_eval_records_and_training_drops():

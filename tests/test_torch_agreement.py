@@ -287,6 +287,9 @@ def rms_norm(x, weight, eps):
 TORCH = {
     "abs": torch.abs,
     "add": lambda a, b: a + b,
+    "add_layer_norm": lambda x, residual, *rest, **params: layer_norm(
+        x + residual, *rest, **params
+    ),
     "astype": lambda x, dtype: x.to(torch.float64),
     "binary_cross_entropy_with_logits": binary_cross_entropy,
     "broadcast_to": lambda x, shape: x.broadcast_to(shape),
@@ -310,6 +313,7 @@ TORCH = {
     "identity": lambda x: x * 1,
     "layer_norm": layer_norm,
     "linear": lambda x, weight, bias: F.linear(x, weight, bias),
+    "linear_gelu": lambda *args, approximate: F.gelu(F.linear(*args), approximate=approximate),
     "log": torch.log,
     "log1p": torch.log1p,
     "log_softmax": lambda x, axis: torch.log_softmax(x, axis),

@@ -20,8 +20,9 @@ from .embedding import embedding
 from .functional import hvp, jacobian, jvp, vjp
 from .gelu import erf, gelu
 from .gradcheck import GradientError, gradcheck
-from .layernorm import layer_norm, rms_norm
+from .layernorm import add_layer_norm, layer_norm, rms_norm
 from .linear import linear
+from .linear_gelu import linear_gelu
 from .losses import (
     binary_cross_entropy_with_logits,
     cross_entropy,

@@ -227,9 +227,9 @@ def gelu(x, *, approximate="none"):
     Only the slope, dy/dx, is kept for the way back. Source: Hendrycks, Gimpel, Gaussian Error
     Linear Units (GELUs), §2.
     """
-    if approximate not in ("none", "tanh"):
+    if approximate not in GELU:
         raise ValueError(f"approximate {approximate!r} is none of 'none', 'tanh'")
-    y, slope = in_blocks(_gelu if approximate == "none" else _gelu_tanh, as_floats(x), 2)
+    y, slope = in_blocks(GELU[approximate], as_floats(x), 2)
     return y, lambda g: (times(g, slope),)
 
 
@@ -268,6 +268,8 @@ def _gelu_tanh(x: Array) -> tuple[Array, Array]:
     low *= h
     return low, slope
 
+
+GELU = {"none": _gelu, "tanh": _gelu_tanh}  # approximate -> x to y and the slope
 
 attach("erf", erf)
 attach("gelu", gelu)

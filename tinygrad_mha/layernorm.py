@@ -1,4 +1,4 @@
-"""Chapter 10: layer normalisation, and its shorter sister."""
+"""Chapter 10: layer normalisation, alone and at the end of a block, and its shorter sister."""
 
 from __future__ import annotations
 
@@ -54,6 +54,33 @@ def layer_norm(x, weight=None, bias=None, *, eps=1e-5):
         dx -= z * along_z
         dx /= s
         return dx, lambda: (g * z).sum(axis=rows), lambda: g.sum(axis=rows)
+
+    return y, pullback
+
+
+def add_layer_norm_reference(x, residual, weight=None, bias=None, *, eps=1e-5):
+    """The definition."""
+    return layer_norm(x + residual, weight, bias, eps=eps)
+
+
+@fused(reference=add_layer_norm_reference, sample=normal((2, 3, 4), (2, 3, 4), (4,), (4,)))
+def add_layer_norm(x, residual, weight=None, bias=None, *, eps=1e-5):
+    """y = layer_norm(x + residual): how a block of a transformer ends.
+
+    x, residual: (..., d)   weight, bias: (d,)   (or several last axes: those of weight)
+
+    The sum hands its gradient to both of its terms, and that is what :func:`layer_norm` gives:
+        dx = dresidual = (h − mean(h) − z · mean(h · z)) / s       h, z, s as there
+
+    Source: Vaswani et al., Attention Is All You Need, §3.1: LayerNorm(x + Sublayer(x)).
+    """
+    if x.shape != residual.shape:
+        raise ValueError(f"x {x.shape} and residual {residual.shape} should have one shape")
+    y, of_sum = layer_norm.forward(x + residual, weight, bias, eps=eps)
+
+    def pullback(g):
+        dx, dweight, dbias = of_sum(g)
+        return dx, dx, dweight, dbias
 
     return y, pullback
 
@@ -115,4 +142,5 @@ def row_mean(x, axes):
 
 
 attach("layer_norm", layer_norm)
+attach("add_layer_norm", add_layer_norm)
 attach("rms_norm", rms_norm)

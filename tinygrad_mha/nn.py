@@ -16,7 +16,7 @@ from .anomaly import locks
 from .backend import Array, check_device, default_device, place_like, to_device, to_host, xp
 from .dropout import dropout
 from .embedding import embedding, padding_row
-from .layernorm import layer_norm
+from .layernorm import add_layer_norm, layer_norm
 from .linear import linear
 from .lstm import lstm
 from .movement import concatenate, expand_dims, stack, swapaxes
@@ -437,7 +437,10 @@ class LayerNorm(Module):
         self.weight = Parameter(np.ones(shape), dtype=default_dtype())
         self.bias = Parameter(np.zeros(shape), dtype=default_dtype())
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, x: Any, residual: Any = None) -> Tensor:
+        """Of ``x``, or of ``x + residual``, which then are one op."""
+        if residual is not None:
+            return add_layer_norm(x, residual, self.weight, self.bias, eps=self.eps)
         return layer_norm(x, self.weight, self.bias, eps=self.eps)
 
     def describe(self) -> str:

@@ -176,8 +176,10 @@ BY_PLACE: dict[str, list[tuple[str, str, str]]] = {
     ],
     "row_norm": [
         ("eps forgotten", "/ n + eps", "/ n"),
-        ("always centred", "if (centred) {", "{"),
-        ("z without the scale", "z[k] = unit", "z[k] = x[k] - mean"),
+        ("always centred", "centred ? warp_sum(mean) / n : number(0)", "warp_sum(mean) / n"),
+        ("the residual forgotten", "residual ? x[k] + residual[(size_t)row * n + k] : x[k]", "x[k]"),
+        ("the first row's residual for all", "residual[(size_t)row * n + k]", "residual[k]"),
+        ("z without the scale", "z[k] = unit", "z[k] -= mean"),
         ("bias forgotten", " + (bias ? bias[k] : number(0))", ""),
         ("a row too many", "if (row >= rows) return;", "if (row > rows) return;"),
     ],
@@ -214,6 +216,8 @@ BY_PLACE: dict[str, list[tuple[str, str, str]]] = {
         ("Σ g forgotten", "exp(y[c]) * all", "exp(y[c])"),
     ],
     "gelu": [
+        ("the bias forgotten", "bias ? x[k] + bias[k % n] : x[k]", "x[k]"),
+        ("rows for columns", "bias[k % n]", "bias[k / n % n]"),
         ("the density forgotten", "below + z * density", "below"),
         ("the other tail", "z * number(-0.70710678118654752440)", "z * number(0.70710678118654752440)"),
         ("no digits in the tail", "erfc(z * number(-0.70710678118654752440)) / 2", "(1 - erf(z * number(-0.70710678118654752440))) / 2"),
@@ -221,6 +225,7 @@ BY_PLACE: dict[str, list[tuple[str, str, str]]] = {
         ("the last is left out", "EACH(k, size)", "EACH(k, size - 1)"),
     ],
     "gelu_tanh": [
+        ("the bias forgotten", "bias ? x[k] + bias[k % n] : x[k]", "x[k]"),
         ("the cube's slope forgotten", "(1 + 3 * cubic * z * z)", "1"),
         ("a slope of one side", "h * (1 - h)", "h"),
         ("one past the end", "EACH(k, size)", "EACH(k, size + 1)"),

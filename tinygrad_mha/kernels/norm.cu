@@ -1,23 +1,26 @@
 // Layer norm and rms norm. A warp owns a row.
 #include "number.cuh"
 
-// z = (x - mean) / s, s = √(mean square of x - mean, + eps); with `centred` 0 the mean is taken to be 0.
-// y = z · weight + bias; either may be null. x, y, z (rows, n), scales (rows): 1 / s. Grid: warps for all rows.
-extern "C" __global__ void row_norm(const number* __restrict__ x, const number* __restrict__ weight,
-                                const number* __restrict__ bias, number* __restrict__ y, number* __restrict__ z,
-                                number* __restrict__ scales, int rows, int n, number eps, int centred) {
+// z = (x - mean) / s, s = √(mean square of x - mean, + eps); with `centred` 0 the mean is taken to be 0. With a
+// residual, x + residual takes the place of x. y = z · weight + bias. residual, weight and bias may be null.
+// x, residual, y, z (rows, n), scales (rows): 1 / s. Grid: warps for all rows.
+extern "C" __global__ void row_norm(const number* __restrict__ x, const number* __restrict__ residual,
+                                const number* __restrict__ weight, const number* __restrict__ bias,
+                                number* __restrict__ y, number* __restrict__ z, number* __restrict__ scales, int rows,
+                                int n, number eps, int centred) {
   int row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, lane = threadIdx.x % WARP;
   if (row >= rows) return;
   x += (size_t)row * n, y += (size_t)row * n, z += (size_t)row * n;
   number mean = 0, squares = 0;
-  if (centred) {
-    for (int k = lane; k < n; k += WARP) mean += x[k];
-    mean = warp_sum(mean) / n;
+  for (int k = lane; k < n; k += WARP) {
+    z[k] = residual ? x[k] + residual[(size_t)row * n + k] : x[k];  // a lane reads what it has written
+    mean += z[k];
   }
-  for (int k = lane; k < n; k += WARP) squares += (x[k] - mean) * (x[k] - mean);
+  mean = centred ? warp_sum(mean) / n : number(0);
+  for (int k = lane; k < n; k += WARP) squares += (z[k] - mean) * (z[k] - mean);
   number scale = 1 / sqrt(warp_sum(squares) / n + eps);
   for (int k = lane; k < n; k += WARP) {
-    number unit = (x[k] - mean) * scale;
+    number unit = (z[k] - mean) * scale;
     z[k] = unit;
     y[k] = (weight ? unit * weight[k] : unit) + (bias ? bias[k] : number(0));
   }

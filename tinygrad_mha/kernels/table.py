@@ -7,17 +7,17 @@ from collections.abc import Callable
 from .attention import scaled_dot_product_attention
 from .dropout import dropout
 from .embedding import embedding
-from .gelu import gelu
+from .gelu import gelu, linear_gelu
 from .linear import linear
 from .losses import cross_entropy
 from .lstm import lstm
-from .norm import layer_norm, rms_norm
+from .norm import add_layer_norm, layer_norm, rms_norm
 from .softmax import log_softmax, softmax
 
 KERNELS: dict[str, Callable] = {
     f.__name__: f
     for f in (
-        linear, gelu, softmax, log_softmax, embedding, dropout, layer_norm, rms_norm, cross_entropy,
-        scaled_dot_product_attention, lstm,
+        linear, linear_gelu, gelu, softmax, log_softmax, embedding, dropout, layer_norm,
+        add_layer_norm, rms_norm, cross_entropy, scaled_dot_product_attention, lstm,
     )
 }  # fmt: skip
