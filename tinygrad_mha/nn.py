@@ -7,7 +7,9 @@ everything else here rests.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -322,7 +324,37 @@ def _check_sizes(**sizes: int) -> None:
 
 def _uniform(shape: tuple[int, ...], bound: float) -> Parameter:
     """Drawn on the host in float64 and then rounded: the same on every device, in every dtype."""
-    return Parameter(uniform(shape, -bound, bound), dtype=default_dtype())
+    numbers = uniform(shape, -bound, bound) if drawing() else np.zeros(shape, default_dtype())
+    return Parameter(numbers, dtype=default_dtype())
+
+
+class _Drawing(threading.local):
+    wanted = True
+
+
+_drawing = _Drawing()
+
+
+def drawing() -> bool:
+    """Whether new layers draw their weights: everywhere but inside :func:`undrawn`."""
+    return _drawing.wanted
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Inside, new layers get zeros, for weights that are loaded next: drawing takes a while.
+
+    >>> with undrawn():
+    ...     layer = Linear(2, 1)
+    >>> layer.weight.numpy()
+    array([[0., 0.]], dtype=float32)
+    """
+    before = _drawing.wanted
+    _drawing.wanted = False
+    try:
+        yield
+    finally:
+        _drawing.wanted = before
 
 
 # ------------------------------------------------------------------------------------ layers
@@ -392,7 +424,8 @@ class Embedding(Module):
         self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None
     ) -> None:
         _check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        rows = normal((num_embeddings, embedding_dim))
+        shape = num_embeddings, embedding_dim
+        rows = normal(shape) if drawing() else np.zeros(shape, default_dtype())
         self.padding_idx = padding_row(padding_idx, num_embeddings)
         if padding_idx is not None:
             rows[padding_idx] = 0
