@@ -200,8 +200,14 @@ def train(
     settings: Settings,
     progress: bool = False,
     source: str = "",
+    row_weights: np.ndarray | None = None,
+    stop_weights: np.ndarray | None = None,
 ) -> TrainedClassifier:
     """Fit a classifier to ``parts.fit``; keep the weights with the best loss on ``parts.stop``.
+
+    Without rows in ``parts.stop`` nothing is measured, and the weights after the last epoch are
+    kept. ``row_weights`` and ``stop_weights``, one number from 0 on for each row of ``parts.fit``
+    and of ``parts.stop``, say how much a row counts in the means that are the loss.
 
     One seed and one number of workers give the same weights, bit for bit.
     """
@@ -209,31 +215,8 @@ def train(
     settings = settings.settled(len(parts.fit))
     labels = LabelSet.from_labels(parts.fit.labels, source or parts.fit.source)
     fit_targets, stop_targets = labels.encode(parts.fit), labels.encode(parts.stop)
-    tokens = [tokenize(text, settings.level) for text in parts.fit.texts]
-    vocabulary = Vocabulary.build(tokens, settings.min_count)
-    if len(vocabulary) == len(SPECIALS):
-        raise InputError(
-            f"no token occurs {settings.min_count} times in the texts that train; "
-            "give texts with words, or a smaller --min-count",
-            source=source or parts.fit.source,
-        )
-    if len(labels) > MOST_CLASSES:
-        raise InputError(
-            f"{len(labels)} different labels, more than the {MOST_CLASSES} that are supported; "
-            "see whether --label-column names the labels",
-            source=source or parts.fit.source,
-        )
-    fit_ids = [vocabulary.encode(t, settings.max_len) for t in tokens]
-
-    tg.manual_seed(settings.seed)
-    config: dict[str, Any] = {"training": asdict(settings)}
-    shape = ("d_model", "h", "num_layers", "bidirectional", "dropout", "pooling")
-    for key in (*shape, "level", "max_len"):
-        config[key] = config["training"].pop(key)
-    model = build_model(config, len(vocabulary), len(labels))
-    model.to(settings.device)
-    trained = TrainedClassifier(model, vocabulary, labels.names, config)
-    stop_ids = trained.encode(parts.stop.texts)
+    trained, fit_ids = untrained(parts.fit, labels, settings, source)
+    model, stop_ids = trained.model, trained.encode(parts.stop.texts)
 
     weight = class_weights(fit_targets, len(labels), settings.class_weight)
     batches = BucketedBatches(fit_ids, fit_targets, settings.batch_size, seed=settings.seed)
@@ -245,7 +228,7 @@ def train(
             file=sys.stderr,
             flush=True,
         )
-    run = Run(trained, settings, batches, weight)
+    run = Run(trained, settings, batches, weight, row_weights)
     best, best_loss, waited, history = model.state_dict(), float("inf"), 0, []
     width = settings.d_model // (2 if settings.bidirectional else 1)
     count = settings.workers if settings.device == "cpu" else 1  # a GPU shares the work by itself
@@ -257,11 +240,16 @@ def train(
     ):
         for epoch in range(settings.epochs):
             said = run.epoch(epoch, workers, progress)
-            loss, accuracy = measure(trained, stop_ids, stop_targets, weight, workers)
-            history.append({**said, "valid_loss": loss, "valid_accuracy": accuracy})
+            history.append(said)
+            loss = said["train_loss"]
+            if stop_ids:
+                loss, accuracy = measure(
+                    trained, stop_ids, stop_targets, weight, workers, stop_weights
+                )
+                said |= {"valid_loss": loss, "valid_accuracy": accuracy}
             if progress:
-                _report(epoch, history[-1])
-            if loss < best_loss:
+                _report(epoch, said)
+            if loss < best_loss or not stop_ids:
                 best, best_loss, waited = model.state_dict(), loss, 0
             else:
                 waited += 1
@@ -270,16 +258,47 @@ def train(
     model.load_state_dict(best)
     if not np.isfinite(best_loss):
         raise TrainingError(f"the validation loss is {best_loss}; try a smaller --lr")
+    measured = {"valid_loss": best_loss} if stop_ids else {}
     trained.metrics = {
         "data": source or parts.fit.source,
         "rows": {k: len(getattr(parts, k)) for k in ("fit", "stop", "test")},
         "epochs": len(history),
-        "valid_loss": best_loss,
+        **measured,
         "history": history,
         "parameters": sum(p.size for p in model.parameters()),
         "seconds": time.perf_counter() - began,
     }
     return trained
+
+
+def untrained(
+    fit: Dataset, labels: LabelSet, settings: Settings, source: str = ""
+) -> tuple[TrainedClassifier, list[np.ndarray]]:
+    """A model with initial weights and the vocabulary of ``fit``; the ids of these texts."""
+    tokens = [tokenize(text, settings.level) for text in fit.texts]
+    vocabulary = Vocabulary.build(tokens, settings.min_count)
+    if len(vocabulary) == len(SPECIALS):
+        raise InputError(
+            f"no token occurs {settings.min_count} times in the texts that train; "
+            "give texts with words, or a smaller --min-count",
+            source=source or fit.source,
+        )
+    if len(labels) > MOST_CLASSES:
+        raise InputError(
+            f"{len(labels)} different labels, more than the {MOST_CLASSES} that are supported; "
+            "see whether --label-column names the labels",
+            source=source or fit.source,
+        )
+    ids = [vocabulary.encode(t, settings.max_len) for t in tokens]
+
+    tg.manual_seed(settings.seed)
+    config: dict[str, Any] = {"training": asdict(settings)}
+    shape = ("d_model", "h", "num_layers", "bidirectional", "dropout", "pooling")
+    for key in (*shape, "level", "max_len"):
+        config[key] = config["training"].pop(key)
+    model = build_model(config, len(vocabulary), len(labels))
+    model.to(settings.device)
+    return TrainedClassifier(model, vocabulary, labels.names, config), ids
 
 
 @contextmanager
@@ -306,6 +325,7 @@ class Run:
         settings: Settings,
         batches: BucketedBatches,
         weight: np.ndarray | None,
+        row_weights: np.ndarray | None = None,
     ) -> None:
         self.model, self.settings, self.batches, self.weight = (
             trained.model,
@@ -313,6 +333,7 @@ class Run:
             batches,
             weight,
         )
+        self.row_weights = row_weights
         self.parameters = list(self.model.parameters())
         options = {} if settings.optimizer == "sgd" else {"weight_decay": settings.weight_decay}
         if settings.optimizer == "sgd":
@@ -353,7 +374,8 @@ class Run:
         )
         seen = Seen()
         for ids, lengths, targets, rows in bar:
-            told = self.train_step(ids, lengths, targets, workers)
+            weights = None if self.row_weights is None else self.row_weights[rows]
+            told = self.train_step(ids, lengths, targets, workers, weights)
             seen.add(told, len(rows), int(lengths.sum()))
             if seen.waiting < (1 if self.settings.device == "cpu" else READ_EVERY):
                 continue
@@ -382,10 +404,16 @@ class Run:
             )
 
     def train_step(
-        self, ids: np.ndarray, lengths: np.ndarray, targets: np.ndarray, workers: Workers
+        self,
+        ids: np.ndarray,
+        lengths: np.ndarray,
+        targets: np.ndarray,
+        workers: Workers,
+        weights: np.ndarray | None = None,
     ) -> tuple[Any, Any, Any]:
         """Gradients by all workers, clipped, one step of optimizer and schedule.
 
+        ``weights`` (B,) say how much each row counts in the mean; by default all the same.
         Returns the loss, how many rows were right, and the norm of the gradients: numbers, or what
         a GPU will have computed by the time that somebody looks at it.
         """
@@ -394,7 +422,11 @@ class Run:
             rng = np.random.default_rng((s.seed, 1, step))
             drop = (rng.random(ids.shape) < s.word_dropout) & (ids != Vocabulary.PAD)
             ids = np.where(drop, Vocabulary.UNKNOWN, ids)
-        scale = 1 / (len(targets) if self.weight is None else float(self.weight[targets].sum()))
+        scale: Any  # what the loss of a row is multiplied by: one number, or one for each row
+        if weights is None:
+            scale = 1 / (len(targets) if self.weight is None else float(self.weight[targets].sum()))
+        else:
+            scale = shares(weights, targets, self.weight)
 
         batch = ids, lengths, targets, scale, step
         said = workers.gradients(self.loss_of, len(targets), *batch)
@@ -412,7 +444,7 @@ class Run:
         ids: np.ndarray,
         lengths: np.ndarray,
         targets: np.ndarray,
-        scale: float,
+        scale: Any,
         step: int,
     ) -> tuple[tg.Tensor, tuple[Any, Any]]:
         """What one shard adds to the loss of the batch; its value, and how many were right."""
@@ -425,9 +457,13 @@ class Run:
                 targets[part],
                 weight=self.weight,
                 label_smoothing=s.label_smoothing,
-                reduction="sum",
+                reduction="none" if isinstance(scale, np.ndarray) else "sum",
             )
-        loss = loss * scale
+        if isinstance(scale, np.ndarray):
+            [share] = placed(logits.data, scale[part].astype(logits.dtype))
+            loss = (loss * share).sum()
+        else:
+            loss = loss * scale
         [goal] = placed(logits.data, targets[part])
         right = (logits.data.argmax(axis=1) == goal).sum()
         return loss, ((loss.item(), int(right)) if s.device == "cpu" else (loss.data, right))
@@ -441,17 +477,35 @@ def class_weights(targets: np.ndarray, classes: int, how: str) -> np.ndarray | N
     return (len(targets) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
+def shares(weights: np.ndarray, targets: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """What each loss is multiplied by, so that their sum is the weighted mean; 0 if none counts.
+
+    ``cross_entropy`` has given a loss the weight of its class already.
+
+    >>> shares(np.array([2.0, 0.0, 6.0]), np.array([0, 1, 0]), None)
+    array([0.25, 0.  , 0.75])
+    """
+    total = float((weights if weight is None else weights * weight[targets]).sum())
+    return weights / (total or 1.0)
+
+
 def measure(
     trained: TrainedClassifier,
     encoded: list,
     targets: np.ndarray,
     weight: np.ndarray | None,
     workers: Workers | None = None,
+    row_weights: np.ndarray | None = None,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy on rows that do not train."""
+    """Mean loss and accuracy on rows that do not train; each mean with the weights of the rows."""
     logits = trained.logits(encoded, workers=workers)
-    loss = float(tg.cross_entropy(logits.astype(np.float64), targets, weight=weight))
-    return loss, float((logits.argmax(axis=1) == targets).mean())
+    right = logits.argmax(axis=1) == targets
+    logits = logits.astype(np.float64)
+    if row_weights is None:
+        return float(tg.cross_entropy(logits, targets, weight=weight)), float(right.mean())
+    each = tg.cross_entropy(logits, targets, weight=weight, reduction="none")
+    loss = float((each * shares(row_weights, targets, weight)).sum())
+    return loss, float((right * shares(row_weights, targets, None)).sum())
 
 
 def evaluate(trained: TrainedClassifier, data: Dataset) -> dict[str, Any]:
@@ -467,9 +521,11 @@ def evaluate(trained: TrainedClassifier, data: Dataset) -> dict[str, Any]:
 def _report(epoch: int, h: dict[str, float]) -> None:
     from tqdm import tqdm
 
+    measured = ""
+    if "valid_loss" in h:
+        measured = f"validation loss {h['valid_loss']:.3f}  accuracy {h['valid_accuracy']:.3f}  "
     tqdm.write(
         f"epoch {epoch + 1:2d}  loss {h['train_loss']:.3f}  accuracy {h['train_accuracy']:.3f}  "
-        f"validation loss {h['valid_loss']:.3f}  accuracy {h['valid_accuracy']:.3f}  "
-        f"{h['tokens_per_second']:,.0f} tokens/s",
+        f"{measured}{h['tokens_per_second']:,.0f} tokens/s",
         file=sys.stderr,
     )
