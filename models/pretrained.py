@@ -88,7 +88,7 @@ def theirs(name: str) -> str:
 def find(name: str | os.PathLike[str]) -> Path:
     """The folder of a model: a path, a name in ``SHIPPED``, or on the hub, fetched if needed."""
     folder = Path(name)
-    if folder.is_dir():
+    if (folder / "config.json").exists() or (folder.is_dir() and str(name) not in SHIPPED):
         return folder
     if str(name) in SHIPPED:
         return shipped(str(name))

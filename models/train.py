@@ -35,6 +35,7 @@ from .text import (
     tokenize,
 )
 from .trained import LIMIT, TrainedClassifier, build_model
+from .usage import peak_mb
 
 READ_EVERY = 50  # steps on a GPU: so often somebody waits for it, to look at the loss
 
@@ -221,54 +222,29 @@ def train(
     weight = class_weights(fit_targets, len(labels), settings.class_weight)
     batches = BucketedBatches(fit_ids, fit_targets, settings.batch_size, seed=settings.seed)
     if progress:
-        fit, stop, test = map(len, (parts.fit, parts.stop, parts.test))
-        print(
-            f"{one_line(source or parts.fit.source)}: {fit + stop + test} rows; "
-            f"{fit} train, {stop} stop early, {test} measure",
-            file=sys.stderr,
-            flush=True,
-        )
+        announce(parts, source)
     run = Run(trained, settings, batches, weight, row_weights)
-    best, best_loss, waited, history = model.state_dict(), float("inf"), 0, []
     width = settings.d_model // (2 if settings.bidirectional else 1)
-    count = settings.workers if settings.device == "cpu" else 1  # a GPU shares the work by itself
-    cut = shards_for(settings.batch_size, width, count)
-    jobs = run.loss_of, trained.scores
-    with (
-        a_smaller_batch_for_a_full_gpu(settings.batch_size),
-        Workers(count, jobs, run.parameters, shards=cut) as workers,
-    ):
-        for epoch in range(settings.epochs):
-            said = run.epoch(epoch, workers, progress)
-            history.append(said)
-            loss = said["train_loss"]
-            if stop_ids:
-                loss, accuracy = measure(
-                    trained, stop_ids, stop_targets, weight, workers, stop_weights
-                )
-                said |= {"valid_loss": loss, "valid_accuracy": accuracy}
-            if progress:
-                _report(epoch, said)
-            if loss < best_loss or not stop_ids:
-                best, best_loss, waited = model.state_dict(), loss, 0
-            else:
-                waited += 1
-                if waited == settings.early_stopping:
-                    break
-    model.load_state_dict(best)
-    if not np.isfinite(best_loss):
-        raise TrainingError(f"the validation loss is {best_loss}; try a smaller --lr")
-    measured = {"valid_loss": best_loss} if stop_ids else {}
+    told = run.until_it_gets_worse(stop_ids, stop_targets, stop_weights, width, progress)
     trained.metrics = {
         "data": source or parts.fit.source,
         "rows": {k: len(getattr(parts, k)) for k in ("fit", "stop", "test")},
-        "epochs": len(history),
-        **measured,
-        "history": history,
+        **told,
         "parameters": sum(p.size for p in model.parameters()),
         "seconds": time.perf_counter() - began,
     }
     return trained
+
+
+def announce(parts: Split, source: str) -> None:
+    """Which rows do what."""
+    fit, stop, test = map(len, (parts.fit, parts.stop, parts.test))
+    print(
+        f"{one_line(source or parts.fit.source)}: {fit + stop + test} rows; "
+        f"{fit} train, {stop} stop early, {test} measure",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def untrained(
@@ -322,23 +298,16 @@ class Run:
     def __init__(
         self,
         trained: TrainedClassifier,
-        settings: Settings,
+        settings: Any,
         batches: BucketedBatches,
         weight: np.ndarray | None,
         row_weights: np.ndarray | None = None,
     ) -> None:
-        self.model, self.settings, self.batches, self.weight = (
-            trained.model,
-            settings,
-            batches,
-            weight,
-        )
+        self.trained, self.model = trained, trained.model
+        self.settings, self.batches, self.weight = settings, batches, weight
         self.row_weights = row_weights
-        self.parameters = list(self.model.parameters())
-        options = {} if settings.optimizer == "sgd" else {"weight_decay": settings.weight_decay}
-        if settings.optimizer == "sgd":
-            options = {"momentum": 0.9}
-        self.optimizer = OPTIMIZERS[settings.optimizer](self.parameters, lr=settings.lr, **options)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = self.make_optimizer()
         total = len(batches) * settings.epochs
         warmup = int(settings.warmup * total)
         self.schedule = optim.WarmupCosine(
@@ -347,6 +316,63 @@ class Run:
         self.step = 0
         if settings.memory:
             recompute.fit(self.model, self.largest_loss, settings.memory << 20)
+
+    def make_optimizer(self) -> optim.Optimizer:
+        """What changes the parameters, as the settings say."""
+        s = self.settings
+        options = {"momentum": 0.9} if s.optimizer == "sgd" else {"weight_decay": s.weight_decay}
+        return OPTIMIZERS[s.optimizer](self.parameters, lr=s.lr, **options)
+
+    def until_it_gets_worse(
+        self,
+        stop_ids: list[np.ndarray],
+        stop_targets: np.ndarray,
+        stop_weights: np.ndarray | None,
+        width: int,
+        progress: bool,
+    ) -> dict[str, Any]:
+        """All epochs, or fewer: the weights are then those with the best loss on the stop rows.
+
+        ``width`` is that of a text's state, which says whether workers are worth their overhead.
+        Returns what there is to tell.
+        """
+        s = self.settings
+        best, best_loss, waited, history = self.weights(), float("inf"), 0, []
+        count = s.workers if s.device == "cpu" else 1  # a GPU shares the work by itself
+        cut = shards_for(s.batch_size, width, count)
+        jobs = self.loss_of, self.trained.scores
+        with (
+            a_smaller_batch_for_a_full_gpu(s.batch_size),
+            Workers(count, jobs, self.parameters, shards=cut) as workers,
+        ):
+            for epoch in range(s.epochs):
+                said = self.epoch(epoch, workers, progress)
+                history.append(said)
+                loss = said["train_loss"]
+                if stop_ids:
+                    loss, accuracy = measure(
+                        self.trained, stop_ids, stop_targets, self.weight, workers, stop_weights
+                    )
+                    said |= {"valid_loss": loss, "valid_accuracy": accuracy}
+                if progress:
+                    _report(epoch, said)
+                if loss < best_loss or not stop_ids:
+                    best, best_loss, waited = self.weights(), loss, 0
+                else:
+                    waited += 1
+                    if waited == s.early_stopping:
+                        break
+            peak = peak_mb(s.device)
+        for p, a in zip(self.parameters, best, strict=True):
+            p.data = a
+        if not np.isfinite(best_loss):
+            raise TrainingError(f"the validation loss is {best_loss}; try a smaller --lr")
+        measured = {"valid_loss": best_loss} if stop_ids else {}
+        return {"epochs": len(history), **measured, "history": history, "peak_mb": peak}
+
+    def weights(self) -> list[Any]:
+        """Copies of what is trained, where it is."""
+        return [p.data.copy() for p in self.parameters]
 
     def largest_loss(self) -> tg.Tensor:
         """The loss of as many texts as a batch has, all as long as the longest."""
@@ -428,8 +454,7 @@ class Run:
         else:
             scale = shares(weights, targets, self.weight)
 
-        batch = ids, lengths, targets, scale, step
-        said = workers.gradients(self.loss_of, len(targets), *batch)
+        said = self.gradients(workers, ids, lengths, targets, scale)
         with np.errstate(over="ignore", invalid="ignore"):
             norm = optim.clip_grad_norm(self.parameters, s.clip)
             self.optimizer.step(workers, only_if=norm)
@@ -437,6 +462,11 @@ class Run:
         self.step += 1
         losses, right = zip(*said, strict=True)
         return sum(losses[1:], losses[0]), sum(right[1:], right[0]), norm
+
+    def gradients(self, workers: Workers, ids: Any, lengths: Any, targets: Any, scale: Any) -> list:
+        """Leave the gradients of a batch in ``.grad``; what the shards said."""
+        batch = ids, lengths, targets, scale, self.step, 0
+        return workers.gradients(self.loss_of, len(targets), *batch)
 
     def loss_of(
         self,
@@ -446,11 +476,15 @@ class Run:
         targets: np.ndarray,
         scale: Any,
         step: int,
+        first: int,
     ) -> tuple[tg.Tensor, tuple[Any, Any]]:
-        """What one shard adds to the loss of the batch; its value, and how many were right."""
+        """What one shard adds to the loss of the batch; its value, and how many were right.
+
+        ``first`` is the number of the first row in the whole batch, if this is a piece of it.
+        """
         s = self.settings
         self.model.train()
-        with mask_stream(s.seed, step, part.start):
+        with mask_stream(s.seed, step, first + part.start):
             logits = self.model(ids[part], lengths[part])
             loss = tg.cross_entropy(
                 logits,

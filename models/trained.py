@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 FORMAT = "tinygrad_mha text classifier"
 VERSION = 1
+FINE_TUNED = "tinygrad_mha fine-tuned encoder"  # see fine_tuned.py
 FILES = ("model.safetensors", "config.json", "vocab.json", "metrics.json")
+# what the folder of a fine-tuned encoder may hold besides
+OTHERS = ("tokenizer.json", "adapter.safetensors")
 SHAPE = {  # the part of config.json that rebuilds the model: key -> accepted type
     "d_model": int,
     "h": int,
@@ -111,25 +114,33 @@ class TrainedClassifier:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder whole or not at all: it is made beside its place, then moved there."""
-        from safetensors.numpy import save
-
         check_replaceable(Path(folder))
         target = Path(os.path.realpath(folder))  # a link stays a link, to the new model
         new = _beside(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             new.mkdir()
-            weights = {k: np.ascontiguousarray(v) for k, v in self.model.state_dict().items()}
-            (new / "model.safetensors").write_bytes(save(weights, metadata={"format": FORMAT}))
-            config = {"format": FORMAT, "version": VERSION, "labels": self.labels, **self.config}
-            _write(new / "config.json", config)
-            _write(new / "vocab.json", self.vocabulary.to_json())
-            _write(new / "metrics.json", self.metrics)
+            for name, content in self.contents().items():
+                (new / name).write_bytes(content)
             _put_in_place(new, target)
         except OSError as e:  # a failed write does not say which file it was
             raise OSError(e.errno, e.strerror, str(folder)) from None
         finally:
             shutil.rmtree(new, ignore_errors=True)
+
+    def contents(self) -> dict[str, bytes]:
+        """The files of the folder."""
+        from safetensors.numpy import save
+
+        weights = {k: np.ascontiguousarray(v) for k, v in self.model.state_dict().items()}
+        return {
+            "model.safetensors": save(weights, metadata={"format": FORMAT}),
+            "config.json": as_json(
+                {"format": FORMAT, "version": VERSION, "labels": self.labels, **self.config}
+            ),
+            "vocab.json": as_json(self.vocabulary.to_json()),
+            "metrics.json": as_json(self.metrics),
+        }
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str | None = None) -> TrainedClassifier:
@@ -139,7 +150,12 @@ class TrainedClassifier:
             raise InputError(
                 "no such model folder; train one: tinygrad-mha train", source=str(place)
             )
-        config = _config(place / "config.json")
+        config = _read(place / "config.json")
+        if isinstance(config, dict) and config.get("format") == FINE_TUNED:
+            from .fine_tuned import load
+
+            return load(place, config, device)
+        config = _config(config, place / "config.json")
         vocabulary = Vocabulary.from_json(_read(place / "vocab.json"), str(place / "vocab.json"))
         metrics = _read(place / "metrics.json")
         if not isinstance(metrics, dict):
@@ -204,11 +220,13 @@ def check_replaceable(folder: Path) -> None:
 def _stranger(folder: Path) -> str | None:
     """What a folder holds that `save` did not write. A config.json may be anybody's."""
     for path in sorted(folder.iterdir()):
-        if path.name not in FILES or not path.is_file():
+        if path.name not in FILES + OTHERS or not path.is_file():
             return quoted(path.name)
     config = folder / "config.json"
-    if any(folder.iterdir()) and not (config.exists() and FORMAT.encode() in config.read_bytes()):
-        return "no config.json of ours"
+    if any(folder.iterdir()):
+        text = config.read_bytes() if config.exists() else b""
+        if FORMAT.encode() not in text and FINE_TUNED.encode() not in text:
+            return "no config.json of ours"
     return None
 
 
@@ -234,9 +252,9 @@ def _on_one_line(e: Exception) -> str:
     return " ".join(str(e.args[0] if e.args else e).split())
 
 
-def _write(path: Path, data: Any) -> None:
-    # ASCII, so that a lone surrogate in a token survives; sorted, so that runs can be compared
-    path.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="ascii")
+def as_json(data: Any) -> bytes:
+    """ASCII, so that a lone surrogate in a token survives; sorted, so that runs can be compared."""
+    return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode("ascii")
 
 
 def _bytes(path: Path) -> bytes:
@@ -266,15 +284,28 @@ def _read(path: Path) -> Any:
         ) from None
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(config: Any, path: Path) -> dict[str, Any]:
     """A configuration, every value checked before anything is built from it."""
-    config = _read(path)
 
     def refuse(problem: str) -> InputError:
         return InputError(problem, source=str(path))
 
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise refuse("this is no model of tinygrad_mha; give a folder that `train` wrote")
+    check_keys(config, {**SHAPE, **TEXT}, str(path))
+    if config["level"] not in ("word", "char") or config["pooling"] not in POOLINGS:
+        raise refuse("'level' or 'pooling' has a value this program does not know; train again")
+    if not 0 <= config["dropout"] <= 1:
+        raise refuse("'dropout' is not between 0 and 1; train again")
+    return {k: v for k, v in config.items() if k not in ("format", "version")}
+
+
+def check_keys(config: dict[str, Any], kinds: dict[str, type], source: str) -> None:
+    """Version, labels, and that every key is there, of its kind, and known."""
+
+    def refuse(problem: str) -> InputError:
+        return InputError(problem, source=source)
+
     version = config.get("version")
     if type(version) is not int or version != VERSION:
         shown = version if type(version) is int else quoted(version)
@@ -282,10 +313,10 @@ def _config(path: Path) -> dict[str, Any]:
             f"format version {shown}, but this program reads version {VERSION}; "
             "install the version of tinygrad_mha that wrote it, or train again"
         )
-    known = {"format", "version", "labels", "training", *SHAPE, *TEXT}
-    for key in sorted(config.keys() - known):
+    kinds = {**kinds, "labels": list, "training": dict}
+    for key in sorted(config.keys() - {"format", "version", *kinds}):
         raise refuse(f"unknown key {quoted(key)}; remove it, or train again")
-    for key, kind in {**SHAPE, **TEXT, "labels": list, "training": dict}.items():
+    for key, kind in kinds.items():
         if key not in config:
             raise refuse(f"the key {key!r} is missing; the file is damaged: train again")
         given = config[key]
@@ -300,12 +331,7 @@ def _config(path: Path) -> dict[str, Any]:
     if len(labels) < 2 or labels != sorted(set(labels)):
         raise refuse("'labels' should be two or more different names in order; train again")
     for name in labels:
-        check_label(name, "in 'labels'", str(path), None)
-    if config["level"] not in ("word", "char") or config["pooling"] not in POOLINGS:
-        raise refuse("'level' or 'pooling' has a value this program does not know; train again")
-    if not 0 <= config["dropout"] <= 1:
-        raise refuse("'dropout' is not between 0 and 1; train again")
-    return {k: v for k, v in config.items() if k not in ("format", "version")}
+        check_label(name, "in 'labels'", source, None)
 
 
 def _weights(path: Path) -> dict[str, np.ndarray]:

@@ -485,7 +485,7 @@ def test_places_that_cannot_hold_a_model(here, data, tmp_path, monkeypatch):
     refuses(tmp_path / "m", "cannot be written")
 
 
-@pytest.mark.parametrize("at", ["_write", "_put_in_place", "rename"])
+@pytest.mark.parametrize("at", ["write", "_put_in_place", "rename"])
 def test_a_save_that_fails_leaves_the_old_model(here, data, tmp_path, monkeypatch, at):
     folder = tmp_path / "model"
     assert here("train", data, "--out", folder, *FAST, "--epochs", 1)[0] == 0
@@ -498,6 +498,8 @@ def test_a_save_that_fails_leaves_the_old_model(here, data, tmp_path, monkeypatc
         rename = Path.rename
         allowed = iter([rename, full, rename])
         monkeypatch.setattr(Path, "rename", lambda self, to: next(allowed)(self, to))
+    elif at == "write":
+        monkeypatch.setattr(Path, "write_bytes", full)
     else:
         monkeypatch.setattr(trained_module, at, full)
     more = ["--epochs", 1, "--seed", 1]

@@ -160,6 +160,14 @@ def explained(error: BaseException, where: str = "") -> BaseException:
     return told
 
 
+def held_bytes(device: str) -> int:
+    """What CuPy holds of a GPU's memory: it gives nothing back, so this is the most it has used."""
+    device = check_device(device)
+    cupy = ready(device)
+    with cupy.cuda.Device(int(device[5:])):
+        return cupy.get_default_memory_pool().total_bytes()
+
+
 def synchronize(device: str) -> None:
     """Wait until a device has computed all that it was asked for, as before looking at a clock."""
     if device != "cpu":

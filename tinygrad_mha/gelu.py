@@ -240,9 +240,14 @@ def _gelu(x: Array) -> tuple[Array, Array]:
     slope *= z
     slope *= -1 / math.sqrt(2 * math.pi)
     slope += tail  # Φ(−z) − z φ(z), the slope at −z; at z it is what is missing to 1
-    slope = m.where(x < 0, slope, 1 - slope)
+    # where(x < 0, slope, 1 - slope), bit for bit, but where() takes as long as an exponential
+    right = (x >= 0).astype(x.dtype)
+    slope *= 1 - 2 * right
+    slope += right
     tail *= z
-    return m.maximum(x, 0) - tail, slope
+    y = m.maximum(x, 0)
+    y -= tail
+    return y, slope
 
 
 def _gelu_tanh(x: Array) -> tuple[Array, Array]:

@@ -1,0 +1,124 @@
+"""How a pretrained encoder wants texts cut: by the library tokenizers, from the model's file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError, quoted
+from .files import read_bytes, read_json
+
+REMEDY = "pip install 'tinygrad_mha[hub]'"
+
+
+class WordPiece:
+    """The tokenizer of a pretrained model: a text becomes ``[CLS]``, pieces of words, ``[SEP]``.
+
+    Padding and truncation that its file asks for are switched off: batches are padded, and masked,
+    by us.
+
+    Parameters
+    ----------
+    json : str
+        What ``tokenizer.json`` holds.
+    source : str
+        The file, for messages.
+    """
+
+    def __init__(self, json: str, source: str = "tokenizer.json") -> None:
+        self.json, self.source = json, source
+        self.tokenizer = _of_json(json, source)
+        self.cut = 0  # texts that encode() found longer than allowed
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> WordPiece:
+        """From ``tokenizer.json``, or else from the ``vocab.txt`` of an older model."""
+        path = folder / "tokenizer.json"
+        if not path.exists() and (folder / "vocab.txt").exists():
+            return cls(_from_vocabulary(folder), str(folder / "vocab.txt"))
+        text = read_bytes(path, "a pretrained model has this file, or vocab.txt")
+        return cls(text.decode("utf-8", "replace"), str(path))
+
+    def __len__(self) -> int:
+        """How many pieces it knows."""
+        return self.tokenizer.get_vocab_size()
+
+    def encode(self, texts: Sequence[str], max_len: int) -> list[np.ndarray]:
+        """Ids of each text, int32; at most ``max_len``, ``[CLS]`` and ``[SEP]`` among them.
+
+        A longer text loses its end; ``cut`` counts such texts.
+        """
+        self.tokenizer.enable_truncation(max_len)
+        ids = []
+        # one by one: encode_batch starts threads, and who has threads cannot fork worker processes
+        for text in texts:
+            # a lone surrogate has no UTF-8, which the library works in
+            text = text.encode("utf-8", "replace").decode("utf-8")
+            found = self.tokenizer.encode(text)
+            self.cut += bool(found.overflowing)
+            ids.append(np.array(found.ids, np.int32))
+        return ids
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The texts of ids, as the vocabulary has them: ``##`` begins a piece inside a word."""
+        return [self.tokenizer.id_to_token(int(i)) for i in ids]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"json": self.json, "source": self.source}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def library() -> Any:
+    """The tokenizers library."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise InputError(f"a pretrained model needs the package tokenizers: {REMEDY}") from None
+    return tokenizers
+
+
+def _of_json(json: str, source: str) -> Any:
+    tokenizers = library()
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(json)
+    except Exception as e:  # the library raises plain Exceptions
+        raise InputError(
+            f"is no tokenizer ({quoted(e)}); the file is damaged: fetch it again", source=source
+        ) from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _from_vocabulary(folder: Path) -> str:
+    """A tokenizer of BERT's kind from a list of its pieces, one a line."""
+    tokenizers = library()
+    path = folder / "vocab.txt"
+    lines = read_bytes(path, "").decode("utf-8", "replace").splitlines()
+    number = {piece: k for k, piece in enumerate(lines)}
+    lower = True
+    if (folder / "tokenizer_config.json").exists():
+        told = read_json(folder / "tokenizer_config.json", "").get("do_lower_case", True)
+        lower = told is not False
+    if missing := {"[CLS]", "[SEP]", "[UNK]"} - number.keys():
+        raise InputError(
+            f"{', '.join(sorted(missing))} is missing; this is no vocabulary of BERT's kind",
+            source=str(path),
+        )
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece(number, unk_token="[UNK]", max_input_chars_per_word=100)
+    )
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lower)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(piece, number[piece]) for piece in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer.to_str()
