@@ -16,6 +16,7 @@ from tinygrad_mha.attention import attention_weights
 from tinygrad_mha.backend import place_like, placed
 from tinygrad_mha.tensor import value as tg_value
 
+from . import torch_weights
 from .key_value_cache import KeyValueCache
 
 
@@ -131,6 +132,10 @@ class MultiHeadAttention(nn.Module):
         if not need_weights:
             return y
         return y, attention_weights(q, k, mask=mask, is_causal=is_causal)
+
+    def load_state_dict(self, state: Any, strict: bool = True) -> tuple[list[str], list[str]]:
+        """As every module, and from a ``torch.nn.MultiheadAttention`` (see ``torch_weights``)."""
+        return super().load_state_dict(torch_weights.multi_head_attention(state, self), strict)
 
     def _p(self) -> float:
         """The probability that an attention weight is dropped."""
