@@ -15,7 +15,7 @@ import numpy as np
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor, nn
-from tinygrad_mha.backend import is_array, placed, to_host
+from tinygrad_mha.backend import is_array, place_like, placed, to_host
 from tinygrad_mha.random import normal
 from tinygrad_mha.tensor import default_dtype, value
 
@@ -279,7 +279,8 @@ def draw_normal(module: nn.Module, deviation: float = 0.02) -> None:
         return
     for m in module.modules():
         if isinstance(m, nn.Linear | nn.Embedding):
-            m.weight.data[...] = (normal(m.weight.shape) * deviation).astype(default_dtype())
+            drawn = (normal(m.weight.shape) * deviation).astype(default_dtype())
+            m.weight.data[...] = place_like(drawn, m.weight.data)
             if getattr(m, "bias", None) is not None:
                 m.bias.data[...] = 0
 

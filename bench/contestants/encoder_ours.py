@@ -1,4 +1,4 @@
-"""A fine-tuning step by tinygrad_mha: ``python bench/contestants/encoder_ours.py train 2 threads``."""
+"""A fine-tuning step by tinygrad_mha: ``python bench/contestants/encoder_ours.py train 2``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinygrad_mha.models.transformer import TransformerEncoder
 from tinygrad_mha.random import mask_stream
 
 
-def main(what: str, threads: str, how: str = "processes") -> None:
+def main(what: str, threads: str) -> None:
     tg.manual_seed(0)
     encoder = TransformerEncoder(ENCODER.vocabulary, ENCODER.d_model, 12, 6, dropout=DROPOUT)
     model = EncoderClassifier(encoder, CLASSES, DROPOUT)
@@ -51,24 +51,6 @@ def main(what: str, threads: str, how: str = "processes") -> None:
         return sum(workers.run(score, len(ids), ids, targets))
 
     step = {"train": train, "infer": infer}[what]
-    if how == "blas":  # one process, and the library's threads inside each product
-
-        class Alone:
-            count, map = 1, None
-
-            def gradients(self, loss_of, rows, *batch):
-                for p in parameters:
-                    p.grad = None
-                loss, said = loss_of(slice(0, rows), *batch)
-                for p, g in zip(parameters, tg.grad(loss, parameters, retain_graph=False)):
-                    p.grad = g
-                return [said]
-
-            def run(self, job, rows, *batch):
-                return [job(slice(0, rows), *batch)]
-
-        workers = Alone()
-        return measure(step, "encoder")
     with Workers(int(threads), (loss_of, score), parameters, shards=int(threads)) as workers:
         measure(step, "encoder")
 

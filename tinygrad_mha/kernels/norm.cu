@@ -36,9 +36,12 @@ extern "C" __global__ void row_norm_back(const number* __restrict__ g, const num
   g += (size_t)row * n, z += (size_t)row * n, dx += (size_t)row * n;
   number mean = 0, along = 0;
   for (int k = lane; k < n; k += WARP) {
-    number h = weight ? g[k] * weight[k] : g[k];
+    number h = weight ? rounded(g[k], weight[k]) : g[k];
     mean += h, along += h * z[k];
   }
   mean = centred ? warp_sum(mean) / n : number(0), along = warp_sum(along) / n;
-  for (int k = lane; k < n; k += WARP) dx[k] = ((weight ? g[k] * weight[k] : g[k]) - mean - z[k] * along) * scales[row];
+  for (int k = lane; k < n; k += WARP) {
+    number h = weight ? rounded(g[k], weight[k]) : g[k];
+    dx[k] = (h - mean - z[k] * along) * scales[row];
+  }
 }

@@ -15,6 +15,9 @@ typedef REAL number;
   for (long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x, stop_##k = (n); \
        k < stop_##k; k += (long long)gridDim.x * blockDim.x)
 
+// A product that is rounded before anything is added to it: two sums with it then cancel to the last digit.
+__device__ __forceinline__ float rounded(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double rounded(double a, double b) { return __dmul_rn(a, b); }
 __device__ __forceinline__ number warp_sum(number v) {
   for (int o = WARP / 2; o; o /= 2) v += __shfl_xor_sync(ALL_LANES, v, o);
   return v;
