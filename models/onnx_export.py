@@ -19,10 +19,13 @@ import numpy as np
 from tinygrad_mha import nn
 from tinygrad_mha.backend import to_host
 
+from .encoder_classifier import EncoderClassifier
 from .errors import InputError
+from .fine_tuned import FineTunedClassifier
+from .lora import LoraLinear
 from .multi_head_attention import MultiHeadAttention
 from .text_classifier import TextClassifier
-from .trained import TrainedClassifier, _beside
+from .trained import FINE_TUNED, FORMAT, TrainedClassifier, _beside
 from .transformer import TransformerBlock, TransformerEncoder
 
 # Opset 17 is the first with LayerNormalization; 8 is the file format of that time, which every
@@ -34,7 +37,9 @@ ONNX_GATES = (0, 3, 1, 2)  # ONNX's i o f c in PyTorch's (and our) i f g o
 Name: TypeAlias = str  # of a value in the graph
 
 
-def export(model: TextClassifier | TrainedClassifier, path: str | os.PathLike[str]) -> None:
+def export(
+    model: TextClassifier | EncoderClassifier | TrainedClassifier, path: str | os.PathLike[str]
+) -> None:
     """Write a classifier to an ONNX file, as it answers in evaluation mode.
 
     ids: (B, T) int64    lengths: (B,) int64    logits, probabilities: (B, classes) float32
@@ -44,12 +49,9 @@ def export(model: TextClassifier | TrainedClassifier, path: str | os.PathLike[st
 
     Parameters
     ----------
-    model : TextClassifier or TrainedClassifier
-        In whatever mode, dtype and on whatever device; it is not changed. Of a
-        :class:`TrainedClassifier` the file also holds, as ``metadata_props`` (all of them text),
-        ``labels`` and ``vocabulary`` (JSON lists; the number of a token is its place), ``level``
-        and ``max_len``, so that with :func:`tinygrad_mha.models.text.tokenize` it answers for
-        texts.
+    model : TextClassifier, EncoderClassifier, TrainedClassifier or FineTunedClassifier
+        In whatever mode, dtype and on whatever device; it is not changed. Of a trained one the
+        file also holds what it takes to answer for texts: see :func:`metadata_of`.
     path : str or path
         The file is written whole or not at all.
 
@@ -86,7 +88,7 @@ def export(model: TextClassifier | TrainedClassifier, path: str | os.PathLike[st
 
 
 def export_folder(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Write the model in a folder that ``tinygrad-mha train`` made to an ONNX file.
+    """Write the model in a folder that ``train`` or ``finetune`` made to an ONNX file.
 
     Parameters and errors: those of :func:`export`, and of :meth:`TrainedClassifier.load`.
     """
@@ -95,21 +97,25 @@ def export_folder(folder: str | os.PathLike[str], path: str | os.PathLike[str]) 
 
 
 def metadata_of(trained: TrainedClassifier) -> dict[str, str]:
-    """What turns texts into ids and scores into labels, as text.
+    """What turns texts into ids, and scores into labels: the file's ``metadata_props``, all text.
+
+    ``labels`` is a JSON list in the order of the scores, ``max_len`` the number of tokens that are
+    kept of a text. ``vocabulary`` is a JSON list of the tokens, each at the place of its id, into
+    which :func:`tinygrad_mha.models.text.tokenize` cuts a text, by ``level``. A fine-tuned encoder
+    has ``tokenizer`` in their place, a file of the library tokenizers.
 
     >>> from .text import Vocabulary
     >>> config = {"level": "char", "max_len": 9, "d_model": 8}
     >>> trained = TrainedClassifier(TextClassifier(3, 8, 2), Vocabulary(["é"]), ["a", "b"], config)
     >>> metadata_of(trained)["vocabulary"], metadata_of(trained)["max_len"]
-    ('["<pad>", "<unk>", "\\\\u00e9"]', '9')
+    ('["<pad>", "<unk>", "\\u00e9"]', '9')
     """
-    return {
-        "format": "tinygrad_mha text classifier",
-        "labels": json.dumps(trained.labels),
-        "vocabulary": json.dumps(trained.vocabulary.tokens),
-        "level": trained.config["level"],
-        "max_len": str(trained.config["max_len"]),
-    }
+    told = {"labels": json.dumps(trained.labels), "max_len": str(trained.config["max_len"])}
+    vocabulary: Any = trained.vocabulary
+    if isinstance(trained, FineTunedClassifier):
+        return {"format": FINE_TUNED, **told, "tokenizer": vocabulary.json}
+    level, tokens = trained.config["level"], json.dumps(vocabulary.tokens)
+    return {"format": FORMAT, **told, "level": level, "vocabulary": tokens}
 
 
 # -------------------------------------------------------------------------------- the collector
@@ -256,6 +262,8 @@ def _exactly(layer: Any, kind: type) -> Any:
 
 def linear(g: Graph, layer: nn.Linear, x: Name) -> Name:
     """y = x Wᵀ + b.  x: (..., in), y: (..., out).  Operators: MatMul, Add."""
+    if isinstance(layer, LoraLinear):
+        layer = layer.merged()
     _exactly(layer, nn.Linear)
     y = g("MatMul", x, g.weight(layer.weight, transposed=True))
     return y if layer.bias is None else g("Add", y, g.weight(layer.bias))
@@ -477,7 +485,22 @@ def transformer_encoder(g: Graph, encoder: TransformerEncoder, ids: Name, real: 
     return layer_norm(g, encoder.layer_norm, x) if encoder.norm_first else x
 
 
+def encoder_classifier(g: Graph, model: EncoderClassifier) -> None:
+    """:class:`EncoderClassifier`, from ids to scores."""
+    ids, lengths, rows = text_inputs(g)
+    real = tokens(g, ids, lengths)
+    x = transformer_encoder(g, model.encoder, ids, real)
+    if model.pooling == "cls":
+        x = g("Gather", x, np.array(0), axis=1)
+    else:
+        x = pooled(g, "mean", x, g("Max", lengths, np.array(1)), real)
+    scores(g, linear(g, model.fc, x), rows, model.fc.weight.shape[0])
+
+
 _FLOAT, _INT32 = 1, 6  # TensorProto.FLOAT and INT32
 
 # what can be exported, and the function that writes it
-ARCHITECTURES: dict[type, Callable[[Graph, Any], None]] = {TextClassifier: text_classifier}
+ARCHITECTURES: dict[type, Callable[[Graph, Any], None]] = {
+    TextClassifier: text_classifier,
+    EncoderClassifier: encoder_classifier,
+}

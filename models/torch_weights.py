@@ -136,6 +136,6 @@ def _cut(x: Any, parts: int) -> list[Any]:
 
 def _add_zeros(state: dict[str, Any], layers: tuple[str, ...]) -> None:
     for layer in layers:
-        shape = getattr(state.get(f"{layer}.weight"), "shape", ())
+        shape: Any = getattr(state.get(f"{layer}.weight"), "shape", ())
         if len(shape):  # else it is missing, which will be told
             state[f"{layer}.bias"] = np.zeros(shape[0], np.float32)

@@ -16,9 +16,12 @@ from tinygrad_mha.models import (
     MultiHeadAttention,
     TextClassifier,
     TrainedClassifier,
+    lora,
     onnx_export,
 )
 from tinygrad_mha.models.dataset import Dataset
+from tinygrad_mha.models.encoder_classifier import EncoderClassifier
+from tinygrad_mha.models.fine_tuned import FineTunedClassifier
 from tinygrad_mha.models.onnx_export import Graph, export, export_folder
 from tinygrad_mha.models.text import Vocabulary, pad_batch, tokenize
 from tinygrad_mha.models.train import Settings, split, train
@@ -69,9 +72,9 @@ def batch(rng, rows, steps, words=30):
     return rng.integers(1, words, (rows, steps)), lengths
 
 
-def compare(path, model, rng):
+def compare(path, model, rng, shapes=SHAPES):
     runner = session(path)
-    for shape in SHAPES:
+    for shape in shapes:
         ids, lengths = batch(rng, *shape)
         logits, probabilities = runner.run(
             ["logits", "probabilities"], {"ids": ids, "lengths": lengths}
@@ -262,6 +265,50 @@ def test_a_block_is_no_other(rng):
         return x
 
     same(write, blocks[1](blocks[0](Tensor(x))).numpy(), x, mask)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_encoder_classifier(pooling, norm_first, rank, rng, tmp_path):
+    encoder = TransformerEncoder(30, 12, h=3, num_layers=2, max_positions=40, norm_first=norm_first)
+    model = EncoderClassifier(encoder, 5, pooling=pooling)
+    if rank:
+        lora.adapt(encoder, rank, alpha=4.0)
+    drawn(model, rng)
+    before = model.state_dict()
+    export(model, tmp_path / "model.onnx")
+    assert list(model.state_dict()) == list(before)  # the adapters are still there
+    compare(tmp_path / "model.onnx", model, rng, [(6, 40), (1, 1), (0, 4)])
+    with pytest.raises(Exception, match="Add"):  # more tokens than positions, as in ours
+        session(tmp_path / "model.onnx").run(
+            None, {"ids": np.ones((1, 41), np.int64), "lengths": np.array([41])}
+        )
+
+
+def test_a_fine_tuned_one_brings_its_tokenizer(rng, tmp_path):
+    pytest.importorskip("tokenizers", reason="needs the package tokenizers (extra hub)")
+    from tinygrad_mha.models.wordpiece import WordPiece
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "##ly", "é"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
+    model = EncoderClassifier(TransformerEncoder(8, 12, h=3, num_layers=1, max_positions=6), 2)
+    tokenizer = WordPiece.from_folder(tmp_path)
+    trained = FineTunedClassifier(drawn(model, rng), tokenizer, ["no", "yes"], {"max_len": 6})
+    export(trained, tmp_path / "model.onnx")
+    told = {x.key: x.value for x in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert told.pop("tokenizer") == tokenizer.json
+    assert told == {
+        "format": "tinygrad_mha fine-tuned encoder",
+        "labels": '["no", "yes"]',
+        "max_len": "6",
+    }
+    texts = ["goodly bad", "", "good good good good good good"]
+    ids, lengths = pad_batch(tokenizer.encode(texts, 6))
+    [logits] = session(tmp_path / "model.onnx").run(
+        ["logits"], {"ids": ids.astype(np.int64), "lengths": lengths}
+    )
+    close(logits, trained.logits(trained.encode(texts)))
 
 
 # ------------------------------------------------------------------------------- the file
