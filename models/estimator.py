@@ -1,0 +1,714 @@
+"""The classifier as a scikit-learn estimator: ``fit``, ``predict``, ``score`` and so on.
+
+The only file that imports scikit-learn (extra ``sklearn``). Without it, this file can be imported
+all the same, and the class says what is missing as soon as somebody wants an instance.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+import tinygrad_mha as tg
+from tinygrad_mha import optim, random
+
+from .dataset import Dataset
+from .errors import InputError, quoted
+from .parallel import Workers, shards_for
+from .readers import check_label
+from .text import LEVELS, BucketedBatches, LabelSet, stratified_split, tokenize
+from .text_classifier import TextClassifier
+from .train import (
+    MOST_CLASSES,
+    Run,
+    Settings,
+    Split,
+    TrainingError,
+    a_smaller_batch_for_a_full_gpu,
+    subset,
+    train,
+    untrained,
+)
+from .trained import TrainedClassifier
+
+REMEDY = "TextClassifierEstimator needs scikit-learn: pip install 'tinygrad_mha[sklearn]'"
+missing: ImportError | None = None
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils import assert_all_finite, check_random_state, column_or_1d
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted
+except ImportError as e:
+    missing = e
+
+    class BaseEstimator:  # type: ignore[no-redef]
+        """Stands where scikit-learn's would."""
+
+        def __new__(cls, *_: Any, **__: Any) -> Any:
+            raise ImportError(REMEDY) from missing
+
+    class ClassifierMixin:  # type: ignore[no-redef]
+        """Stands where scikit-learn's would."""
+
+
+FOR_A_CLASS = 10  # texts: a tenth of fewer is less than one
+KINDS: dict[str, type] = {  # of the parameters that become settings
+    **dict.fromkeys(("d_model", "h", "num_layers", "min_count", "max_len"), int),
+    **dict.fromkeys(("epochs", "batch_size", "early_stopping", "workers"), int),
+    **dict.fromkeys(("dropout", "lr"), float),
+    **dict.fromkeys(("level", "base", "tune", "device"), str),
+    "bidirectional": bool,
+}
+ACCEPTED: dict[type, tuple[Any, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    bool: ((bool, np.bool_), "True or False"),
+    str: (str, "a string"),
+}
+POSITIVE = ("epochs", "batch_size", "workers")  # in Settings 0 means "choose", here None does
+# options of the command line, which messages name, whose parameter has another name
+OPTIONS = {"heads": "h", "layers": "num_layers", "no-bidirectional": "bidirectional=False"}
+
+
+class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
+    """A text classifier (embedding → LSTM → multi-head attention → linear) for scikit-learn.
+
+    What is None is chosen as ``tinygrad-mha train`` would: by the level, the number of texts and
+    the machine.
+
+    Parameters
+    ----------
+    d_model, h : int
+        Width of every layer; attention heads.
+    num_layers, bidirectional : int, bool
+        Of the LSTM.
+    dropout : float
+        In [0, 1).
+    level : {"word", "char"}
+        What a token is; words unless given.
+    min_count : int
+        Rarer tokens of the training texts are unknown. None: 2 for words, 1 for characters, and
+        also 1 where no token occurs twice.
+    max_len : int
+        Tokens kept of a text.
+    epochs, batch_size, lr : int, int, float
+        At most so many passes; texts a step; the peak of the learning rate.
+    early_stopping : int
+        Epochs without a better loss on held-out texts until :meth:`fit` stops; it keeps the best
+        weights. A tenth of the texts is held out for that, if there are at least 10 different ones
+        a class. With fewer, or with 0, all texts train, and the last weights are kept.
+    class_weight : "balanced" or dict from labels to numbers
+        A label that a dict leaves out has the weight 1.
+    base : str
+        A pretrained encoder to fine-tune, such as ``"minilm"``. What describes the LSTM classifier
+        has to be None then.
+    tune : str
+        Which weights of ``base`` train.
+    device : str
+        ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    workers : int
+        Cores that share each batch.
+    random_state : int, RandomState or None
+        The same int and the same number of workers give the same weights, bit for bit.
+    verbose : int
+        1 shows the progress on standard error, 0 nothing.
+
+    Attributes
+    ----------
+    classes_ : ndarray (C,)
+        The labels in order, of the type they were given in.
+    trained_ : TrainedClassifier
+        The model with its vocabulary; its labels are strings.
+
+    Notes
+    -----
+    The LSTM classifier computes its answers in float64, so that they depend on the text alone and
+    not on the texts beside it: in float32 a matrix product rounds differently in other company.
+
+    Examples
+    --------
+    >>> days = TextClassifierEstimator(d_model=16, h=2, epochs=20, workers=1, random_state=0)
+    >>> texts = ["a fine day", "fine and sunny", "rain again", "cold rain"] * 5
+    >>> days.fit(texts, [1, 1, 0, 0] * 5).predict(["a sunny day", "cold again"])
+    array([1, 0])
+    >>> days.predict_proba(["a sunny day"]).shape, days.score(texts, [1, 1, 0, 0] * 5)
+    ((1, 2), 1.0)
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int | None = None,
+        h: int | None = None,
+        num_layers: int | None = None,
+        bidirectional: bool | None = None,
+        dropout: float | None = None,
+        level: str | None = None,
+        min_count: int | None = None,
+        max_len: int | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        early_stopping: int | None = None,
+        class_weight: Any = None,
+        base: str | None = None,
+        tune: str | None = None,
+        device: str | None = None,
+        workers: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.d_model = d_model
+        self.h = h
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.dropout = dropout
+        self.level = level
+        self.min_count = min_count
+        self.max_len = max_len
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.early_stopping = early_stopping
+        self.class_weight = class_weight
+        self.base = base
+        self.tune = tune
+        self.device = device
+        self.workers = workers
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # ------------------------------------------------------------------------------ learning
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> TextClassifierEstimator:
+        """Train from scratch.
+
+        Parameters
+        ----------
+        X : list, 1-d array or Series of N str
+        y : array-like (N,)
+            Labels: strings, integers or booleans, of two classes at least.
+        sample_weight : array-like (N,), optional
+            How much each text counts in the mean that is the loss. One of weight 0 is left out.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X, y, sample_weight or a parameter cannot be used: one line with the remedy.
+        TrainingError
+            If the loss stops being a number.
+        """
+        data, labels, weights = labelled(X, y, sample_weight)
+        classes = classes_of(labels)
+        weights = self._with_class_weights(weights, labels, classes)
+        with python_names(), apart():
+            seed = self._draw_seed()
+            given = self._given()
+            fit, stop = np.arange(len(data)), np.arange(0)
+            waits = given.get("early_stopping", Settings.early_stopping)
+            if waits and len(set(data.texts)) >= FOR_A_CLASS * len(classes):
+                fit, stop = stratified_split(data.texts, data.labels, 0.1, seed)
+            parts = Split(subset(data, fit), subset(data, stop), subset(data, []))
+            rows = (None, None) if weights is None else (weights[fit], weights[stop])
+            how = bool(self.verbose), data.source, *rows
+            if self.base is not None:
+                trained = self._finetuned(parts, given, seed, how)
+            else:
+                trained = train(parts, self._settings(given, parts.fit.texts, seed), *how)
+        self._take(trained, classes)
+        self._pace = Pace(seed)
+        return self
+
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> TextClassifierEstimator:
+        """Go on training: one pass over these texts, with the learning rate ``lr`` all the time.
+
+        The first call makes the model, unless :meth:`fit` or :meth:`load` did, and fixes the
+        vocabulary: tokens that only come later are unknown for good. The state of the optimizer is
+        kept from call to call and in a pickle, but not by :meth:`save`.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for :meth:`fit`, but one class will do.
+        classes : array-like (C,)
+            All labels that will ever come. The first call needs it.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TrainingError
+            As :meth:`fit`; nothing has changed then.
+        """
+        if self.base is not None:
+            raise InputError("partial_fit does not fine-tune a base; use fit")
+        if isinstance(self.class_weight, str):
+            raise InputError(
+                f"class_weight {self.class_weight!r} takes all texts at once, which partial_fit "
+                "never has; give a dict of weights, or sample_weight"
+            )
+        data, labels, weights = labelled(X, y, sample_weight)
+        known = self._known_classes(classes)
+        strange = ~np.isin(labels, known)
+        if strange.any():
+            raise InputError(
+                f"the label {labels[strange].tolist()[0]!r} is none of classes, "
+                f"{quoted(known.tolist())}; give them all in the first call"
+            )
+        weights = self._with_class_weights(weights, labels, known)
+        with python_names(), apart():
+            if not hasattr(self, "classes_"):
+                pace = Pace(self._draw_seed())
+                settings = self._settings(self._given(), data.texts, pace.seed).settled(len(data))
+                names = LabelSet(map(str, known.tolist()))
+                trained, _ = untrained(data, names, settings, data.source)
+                trained.metrics = {"data": data.source, "epochs": 0, "history": []}
+            else:
+                trained, pace = copy.deepcopy(self.trained_), self._pace
+                settings = self._settings(self._given(), data.texts, pace.seed).settled(len(data))
+                trained.model.to(settings.device)
+            pace = one_pass(trained, data, settings, weights, pace, bool(self.verbose))
+        self._take(trained, known)
+        self._pace = pace
+        return self
+
+    def _known_classes(self, classes: Any) -> np.ndarray:
+        """What ``classes`` of a partial_fit mean, the first time or later."""
+        fitted = getattr(self, "classes_", None)
+        if classes is None:
+            if fitted is None:
+                raise InputError(
+                    "the first call of partial_fit needs classes, all labels that will ever come"
+                )
+            return fitted
+        known = classes_of(labels_of(classes, "classes"), "classes")
+        if fitted is not None and not np.array_equal(known, fitted):
+            raise InputError(
+                f"classes are {quoted(known.tolist())}, but they were {quoted(fitted.tolist())}; "
+                "leave them out, or begin again with a clone"
+            )
+        return known
+
+    def _take(self, trained: TrainedClassifier, classes: np.ndarray) -> None:
+        """Answer with this model from now on."""
+        self.trained_, self.classes_ = trained, classes
+        self._columns = [trained.labels.index(str(label)) for label in classes.tolist()]
+        self._exact = trained
+        if isinstance(trained.model, TextClassifier):
+            exact = copy.deepcopy(trained.model)
+            exact.astype(np.float64).eval()
+            self._exact = replace(trained, model=exact)
+
+    # ---- what to train with
+
+    def _given(self) -> dict[str, Any]:
+        """The settings among the parameters that are not None, as plain numbers and strings."""
+        given = {}
+        for name, kind in KINDS.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            accepted, what = ACCEPTED[kind]
+            wrong = not isinstance(value, accepted) or (
+                kind is not bool and isinstance(value, bool)
+            )
+            if wrong or (name in POSITIVE and value < 1):
+                least = ", at least 1" if name in POSITIVE else ""
+                raise InputError(f"{name} is {short(value)}, it must be {what}{least}, or None")
+            given[name] = kind(value)  # a grid is often made of NumPy's numbers; JSON has none
+        given["class_weight"] = "none"  # a dict makes weights of rows
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            given["class_weight"] = "balanced"
+        elif self.class_weight is not None and not isinstance(self.class_weight, Mapping):
+            raise InputError(
+                f"class_weight is {short(self.class_weight)}, it must be 'balanced', a dict or None"
+            )
+        given.setdefault("device", tg.backend.default_device())
+        return given
+
+    def _settings(self, given: dict[str, Any], texts: Sequence[str], seed: int) -> Settings:
+        """The settings that suit the level and these texts, where nothing was given."""
+        if "tune" in given:
+            raise InputError("tune chooses among the weights of a base; give base, or no tune")
+        level = given.pop("level", "word")
+        if level not in LEVELS:
+            raise InputError(f"level is {quoted(level)}; the levels are {', '.join(LEVELS)}")
+        settings = Settings.for_level(level, seed=seed, **given)
+        if "min_count" not in given and not occurs(texts, level, settings.min_count):
+            settings = replace(settings, min_count=1)
+        return settings
+
+    def _finetuned(
+        self, parts: Split, given: dict[str, Any], seed: int, how: tuple[Any, ...]
+    ) -> TrainedClassifier:
+        from .finetune import FinetuneSettings, finetune
+
+        known = {f.name for f in fields(FinetuneSettings)}
+        for name in given:
+            if name not in known and getattr(self, name) is not None:
+                raise InputError(f"{name} is of no use with base={self.base!r}; leave it None")
+        chosen = {name: value for name, value in given.items() if name in known}
+        return finetune(parts, FinetuneSettings(**chosen, seed=seed), *how)
+
+    def _with_class_weights(
+        self, weights: np.ndarray | None, labels: np.ndarray, classes: np.ndarray
+    ) -> np.ndarray | None:
+        """The weights of rows times those that a dict gives to classes."""
+        if not isinstance(self.class_weight, Mapping):
+            return weights
+        by_class = dict.fromkeys(classes.tolist(), 1.0)
+        strange = [label for label in self.class_weight if label not in by_class]
+        if strange and by_class.keys() - self.class_weight.keys():  # else a fold without a class
+            raise InputError(
+                f"class_weight names {short(strange[0])}, which is no label in y; correct it"
+            )
+        for label, weight in self.class_weight.items():
+            if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
+                raise InputError(
+                    f"class_weight of {short(label)} is {short(weight)}; give a number from 0 on"
+                )
+            by_class[label] = float(weight)
+        each = np.array([by_class[label] for label in labels.tolist()])
+        each = each if weights is None else each * weights
+        if not each.any():
+            raise InputError("class_weight leaves no text a weight above zero; raise some")
+        return each
+
+    def _draw_seed(self) -> int:
+        """An int is the seed itself, so that it gives what ``train --seed`` would."""
+        generator = check_random_state(self.random_state)  # refuses what is neither
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
+        return int(generator.randint(2**31 - 1))
+
+    # ----------------------------------------------------------------------------- answering
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each class: (N, C) float64, columns as in ``classes_``.
+
+        Raises
+        ------
+        ValueError
+            If X is no list, 1-d array or Series of strings: one line with the remedy.
+        NotFittedError
+        """
+        check_is_fitted(self)
+        texts = texts_of(X)
+        # 64 a batch: half of the usual number, since float64 takes twice the memory
+        logits = self._exact.logits(self._exact.encode(texts), batch_size=64)
+        return tg.softmax(logits.astype(np.float64))[:, self._columns]
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable label of each text: (N,), of the type of ``classes_``."""
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+    # ------------------------------------------------------------------------------ keeping
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the folder that ``tinygrad-mha train`` would, for ``tinygrad-mha predict``.
+
+        Raises
+        ------
+        InputError
+            If the place cannot be written to, or a label cannot be printed on a line.
+        """
+        check_is_fitted(self)
+        if self.classes_.dtype.kind not in "biufUO":
+            raise InputError(
+                f"labels of type {self.classes_.dtype} cannot be saved; turn them into strings"
+            )
+        for name in self.trained_.labels:
+            check_label(name, "in classes_", "y", None)
+        dtype = "U" if self.classes_.dtype.kind == "U" else self.classes_.dtype.str
+        kept: dict[str, Any] = {"classes": self.classes_.tolist(), "dtype": dtype}
+        if isinstance(self.class_weight, Mapping):
+            pairs = ((as_json(label), float(w)) for label, w in self.class_weight.items())
+            kept["class_weight"] = sorted(pairs, key=str)
+        metrics = {**self.trained_.metrics, "estimator": kept}
+        replace(self.trained_, metrics=metrics).save(folder)
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike[str], device: str | None = None
+    ) -> TextClassifierEstimator:
+        """A fitted estimator from a folder that :meth:`save` or ``tinygrad-mha train`` wrote.
+
+        Its parameters are what the model was trained with, whether chosen or left to choose.
+        Labels have the type they were given in; those that ``train`` has read are strings.
+
+        Raises
+        ------
+        InputError
+            If it is no such folder.
+        """
+        trained = TrainedClassifier.load(folder, device)
+        settings = {**trained.config.get("training", {}), **trained.config}
+        kept = trained.metrics.pop("estimator", {})
+        path = os.path.join(os.fspath(folder), "metrics.json")
+        classes, weights = loaded_labels(kept, trained.labels, path)
+        self = cls()
+        self.set_params(**{name: settings.get(name) for name in KINDS if name != "device"})
+        self.device, self.random_state = device, settings.get("seed")
+        self.class_weight = "balanced" if settings.get("class_weight") == "balanced" else weights
+        self._take(trained, classes)
+        self._pace = Pace(settings.get("seed", 0))
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in super().__getstate__().items() if k != "_exact"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "classes_" in state:
+            self._take(self.trained_, self.classes_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+if missing is not None:  # its example cannot run
+    TextClassifierEstimator.__doc__ = REMEDY
+
+
+# ------------------------------------------------------------------------- what comes from outside
+
+
+def texts_of(X: Any) -> list[str]:
+    """X as a list of str.
+
+    >>> texts_of(np.array(["a", "b"]))
+    ['a', 'b']
+    >>> texts_of(["a", None])
+    Traceback (most recent call last):
+        ...
+    tinygrad_mha.models.errors.InputError: X[1] is None, not a string; fill in or drop what is \
+missing, and turn numbers into strings with str()
+    """
+    wanted = "give a list, a 1-d array or a Series of strings"
+    if isinstance(X, str):
+        raise InputError(f"X is a single string; {wanted}, for one text [text]")
+    if getattr(X, "ndim", 1) != 1:
+        raise InputError(f"X has {X.ndim} dimensions; {wanted}: one column, if it is a table")
+    ordered = hasattr(X, "__len__") and hasattr(X, "__iter__")
+    if not ordered or isinstance(X, bytes | Mapping | set | frozenset):
+        raise InputError(f"X is of type {type(X).__name__}; {wanted}")
+    for i, text in enumerate(X):
+        if not isinstance(text, str):
+            raise InputError(
+                f"X[{i}] is {short(text)}, not a string; fill in or drop what is missing, and turn "
+                "numbers into strings with str()"
+            )
+    return [str(text) for text in X]  # NumPy has strings of its own
+
+
+def labels_of(y: Any, name: str = "y") -> np.ndarray:
+    """Labels (N,) that can be classes; their type is kept."""
+    if y is None:
+        raise InputError(
+            "the classifier requires y to be passed, but the target y is None; "
+            "give one label for each text"
+        )
+    y = column_or_1d(y, warn=True)
+    if y.dtype == object and any(isinstance(label, str) for label in y):
+        for i, label in enumerate(y):
+            if not isinstance(label, str):
+                raise InputError(
+                    f"{name}[{i}] is {short(label)} among strings; give it a label, or drop the row"
+                )
+    assert_all_finite(y, input_name=name)
+    check_classification_targets(y)
+    return y
+
+
+def classes_of(labels: np.ndarray, name: str = "y") -> np.ndarray:
+    """The different labels in order; an InputError if there are not two, or too many."""
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        only = f"one class only, {short(classes.tolist()[0])}" if len(classes) else "no class"
+        raise InputError(f"{name} holds {only}; a classifier needs two: add texts of another class")
+    if len(classes) > MOST_CLASSES:
+        raise InputError(
+            f"{name} holds {len(classes)} classes, more than the {MOST_CLASSES} that are "
+            "supported; see whether it is the column of the labels"
+        )
+    return classes
+
+
+def weights_of(sample_weight: Any, rows: int) -> np.ndarray | None:
+    """Weights (N,) float64, finite and from 0 on; None if all count the same."""
+    if sample_weight is None:
+        return None
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError("sample_weight holds no numbers; give one for each text") from None
+    if weights.shape != (rows,):
+        raise InputError(
+            f"sample_weight has the shape {weights.shape}, but X has {rows} texts; "
+            "give one number for each"
+        )
+    bad = np.flatnonzero(~((weights >= 0) & (weights < np.inf)))
+    if len(bad):
+        raise InputError(
+            f"sample_weight[{bad[0]}] is {weights[bad[0]]}; give finite numbers from 0 on"
+        )
+    if not weights.any():
+        raise InputError("every sample_weight is zero, so no text counts; give some more")
+    return weights
+
+
+def labelled(X: Any, y: Any, sample_weight: Any) -> tuple[Dataset, np.ndarray, np.ndarray | None]:
+    """Texts with their labels as strings; the labels as they are; weights. All without weight 0."""
+    texts, labels = texts_of(X), labels_of(y)
+    if len(texts) != len(labels):
+        raise InputError(f"X has {len(texts)} texts, but y has {len(labels)} labels; give as many")
+    if not texts:
+        raise InputError("X holds no text; give some of each class")
+    weights = weights_of(sample_weight, len(texts))
+    names = list(map(str, labels.tolist()))
+    data = Dataset(texts, names, list(range(1, len(texts) + 1)), "X")
+    if weights is not None:
+        rows = np.flatnonzero(weights)
+        data, labels, weights = subset(data, rows), labels[rows], weights[rows]
+    return data, labels, weights
+
+
+def loaded_labels(kept: Any, names: list[str], path: str) -> tuple[np.ndarray, dict | None]:
+    """The labels with their type, if the folder says it, else as strings; the weights of them."""
+    if kept == {}:
+        return np.array(names), None
+    try:
+        # any other dtype is none of ours: one of a gigabyte would be made before it is looked at
+        if re.fullmatch(r"[<>|]?[biufUO]\d?\d?", kept["dtype"]):
+            classes = np.unique(np.array(kept["classes"], kept["dtype"]))
+            weights = dict(kept["class_weight"]) if "class_weight" in kept else None
+            if sorted(map(str, classes.tolist())) == names:
+                return classes, weights
+    except (TypeError, ValueError, KeyError, OverflowError):
+        pass
+    raise InputError(
+        "'estimator' does not fit the labels of config.json; the file is damaged: train again",
+        source=path,
+    )
+
+
+def short(value: Any) -> str:
+    """``value`` as a message shows it: strings in quotation marks, nothing long."""
+    return quoted(value) if isinstance(value, str) else quoted(repr(value))[1:-1]
+
+
+def as_json(label: Any) -> Any:
+    return label.item() if isinstance(label, np.generic) else label
+
+
+@contextmanager
+def python_names() -> Iterator[None]:
+    """Inside, messages that name an option of the command line name the parameter instead."""
+
+    def name(option: re.Match[str]) -> str:
+        return OPTIONS.get(option[1], option[1].replace("-", "_"))
+
+    try:
+        yield
+    except (InputError, TrainingError, tg.backend.OutOfDeviceMemory) as e:
+        raise type(e)(re.sub(r"--([a-z][a-z-]*)", name, str(e))) from None
+
+
+# -------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Where a training stands between two calls of ``partial_fit``, beside the weights."""
+
+    seed: int
+    steps: int = 0
+    optimizer: dict[str, np.ndarray] | None = None  # its state; None before the first step
+
+
+def occurs(texts: Sequence[str], level: str, times: int) -> bool:
+    """Whether any token is there so often.
+
+    >>> occurs(["to be", "not to be"], "word", 2), occurs(["to be", "not"], "word", 2)
+    (True, False)
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        for token in tokenize(text, level):
+            counts[token] += 1
+            if counts[token] == times:
+                return True
+    return False
+
+
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside, nobody else trains; outside, it looks as if no random number had been drawn.
+
+    All initial weights come from one generator, which a training starts over. Two that begin at
+    once, in threads, would take each other's numbers.
+    """
+    with _one_at_a_time, random.replay(random.masks()):
+        before = random._seed, random._generator
+        try:
+            yield
+        finally:
+            random._seed, random._generator = before
+
+
+def one_pass(
+    trained: TrainedClassifier,
+    data: Dataset,
+    settings: Settings,
+    weights: np.ndarray | None,
+    pace: Pace,
+    progress: bool,
+) -> Pace:
+    """Train on every row once."""
+    passes = trained.metrics.get("epochs", 0)
+    settings = replace(settings, epochs=passes + 1)  # the progress bar counts them
+    targets = LabelSet(trained.labels).encode(data)
+    encoded = trained.encode(data.texts)
+    batches = BucketedBatches(encoded, targets, settings.batch_size, seed=settings.seed)
+    run = Run(trained, settings, batches, None, weights)
+    if pace.optimizer is not None:
+        run.optimizer.load_state_dict(pace.optimizer)
+    run.optimizer.lr = settings.lr
+    constant: Any = optim.Schedule(run.optimizer, lambda step: 1.0)  # nobody knows when it ends
+    run.schedule, run.step = constant, pace.steps
+    width = settings.d_model // (2 if settings.bidirectional else 1)
+    count = settings.workers if settings.device == "cpu" else 1
+    cut = shards_for(settings.batch_size, width, count)
+    with (
+        a_smaller_batch_for_a_full_gpu(settings.batch_size),
+        Workers(count, (run.loss_of,), run.parameters, shards=cut) as workers,
+    ):
+        said = run.epoch(passes, workers, progress)
+    history = [*trained.metrics.get("history", []), said]
+    trained.metrics = {**trained.metrics, "epochs": passes + 1, "history": history}
+    return Pace(pace.seed, run.step, run.optimizer.state_dict())
