@@ -57,7 +57,7 @@ class FineTunedClassifier(TrainedClassifier):
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, cut at ``max_len``."""
-        return self.vocabulary.encode(texts, self.config["max_len"])  # type: ignore[arg-type, return-value]
+        return self.vocabulary.encode(texts, self.config["max_len"])  # type: ignore[return-value]
 
     def contents(self) -> dict[str, bytes]:
         """The files of the folder."""

@@ -259,7 +259,8 @@ class FinetuneRun(Run):
 
     def gradients(self, workers: Workers, ids: Any, lengths: Any, targets: Any, scale: Any) -> list:
         """Batch after batch, each padded to its own longest text; the gradients add up."""
-        size, said, sums = self.settings.batch_size, [], []
+        size, said = self.settings.batch_size, []
+        sums: list[Any] = []
         for start in range(0, len(targets), size):
             part = slice(start, start + size)
             few = lengths[part]
@@ -268,13 +269,13 @@ class FinetuneRun(Run):
                 scale[part] if isinstance(scale, np.ndarray) else scale, self.step, start,
             )  # fmt: skip
             said += workers.gradients(self.loss_of, len(few), *batch)
-            if not start:
-                sums = [
-                    p.grad.data.copy() if len(targets) > size else None for p in self.parameters
-                ]
-                continue
-            for total, p in zip(sums, self.parameters, strict=True):
-                total += p.grad.data
+            if len(targets) > size:
+                found = [p.grad.data for p in self.parameters if p.grad is not None]
+                if start:
+                    for total, g in zip(sums, found, strict=True):
+                        total += g
+                else:
+                    sums = [g.copy() for g in found]
         if len(targets) > size:
             for total, p in zip(sums, self.parameters, strict=True):
                 p.grad = tg.Tensor(total)

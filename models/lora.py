@@ -9,6 +9,8 @@ it is the projections to queries and values that get one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import tinygrad_mha as tg
@@ -38,7 +40,7 @@ class LoraLinear(nn.Linear):
             p.requires_grad = False
         n_out, n_in = layer.weight.shape
         self.scale = alpha / rank
-        where = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+        where: Any = {"dtype": layer.weight.dtype, "device": layer.weight.device}
         bound = n_in**-0.5
         a = uniform((rank, n_in), -bound, bound) if nn.drawing() else np.zeros((rank, n_in))
         self.lora_a = nn.Parameter(a, **where)
@@ -51,7 +53,8 @@ class LoraLinear(nn.Linear):
     def merged(self) -> nn.Linear:
         """A plain layer that computes the same."""
         with nn.undrawn():
-            layer = nn.Linear(*reversed(self.weight.shape), bias=self.bias is not None)
+            n_out, n_in = self.weight.shape
+            layer = nn.Linear(n_in, n_out, bias=self.bias is not None)
         with tg.no_grad():
             weight = self.weight + (self.lora_b @ self.lora_a) * self.scale
         layer.weight = nn.Parameter(weight.data)

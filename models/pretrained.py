@@ -150,7 +150,8 @@ def load_encoder(name: str | os.PathLike[str]) -> TransformerEncoder:
     weights = by_our_names(mapped(path), encoder, path)
     for ours, p in dict(encoder.named_parameters()).items():
         take_over(p, weights[ours])
-    return encoder.eval()
+    encoder.eval()
+    return encoder
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -281,7 +281,7 @@ def draw_normal(module: nn.Module, deviation: float = 0.02) -> None:
         if isinstance(m, nn.Linear | nn.Embedding):
             drawn = (normal(m.weight.shape) * deviation).astype(default_dtype())
             m.weight.data[...] = place_like(drawn, m.weight.data)
-            if getattr(m, "bias", None) is not None:
+            if isinstance(m, nn.Linear) and m.bias is not None:
                 m.bias.data[...] = 0
 
 
