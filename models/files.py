@@ -5,37 +5,59 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import InputError
 
 
-def read_json(path: Path, otherwise: str) -> dict[str, Any]:
-    """A JSON object. ``otherwise`` says what it means if the file is missing."""
+class Kind(NamedTuple):
+    """Of a folder: what it means if one of its files is missing, and what helps."""
+
+    otherwise: str
+    remedy: str
+
+
+TRAINED = Kind("this is no complete model folder", "train again")
+PRETRAINED = Kind("this is no folder of a pretrained model", "fetch it again")
+
+
+def read_json(path: Path, kind: Kind) -> Any:
+    """What a JSON file holds."""
     try:
-        data = json.loads(read_bytes(path, otherwise))
+        return json.loads(read_bytes(path, kind))
     except InputError:
         raise
     except (ValueError, RecursionError):
-        raise InputError("is not valid JSON; the file is damaged", source=str(path)) from None
+        raise InputError(
+            f"is not valid JSON; the file is damaged: {kind.remedy}", source=str(path)
+        ) from None
+
+
+def read_object(path: Path, kind: Kind) -> dict[str, Any]:
+    """A JSON object."""
+    data = read_json(path, kind)
     if not isinstance(data, dict):
-        raise InputError("holds no JSON object; the file is damaged", source=str(path))
+        raise InputError(
+            f"holds no JSON object; the file is damaged: {kind.remedy}", source=str(path)
+        )
     return data
 
 
-def read_bytes(path: Path, otherwise: str) -> bytes:
+def read_bytes(path: Path, kind: Kind) -> bytes:
     """A regular file, whole."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            raise InputError(f"is no regular file; {otherwise}", source=str(path))
+            raise InputError(
+                f"is no regular file; {kind.otherwise}: {kind.remedy}", source=str(path)
+            )
         return path.read_bytes()
     except OSError as e:
-        raise unreadable_file(path, e, otherwise) from None
+        raise unreadable_file(path, e, kind) from None
 
 
-def unreadable_file(path: Path, e: OSError, otherwise: str) -> InputError:
+def unreadable_file(path: Path, e: OSError, kind: Kind) -> InputError:
     """What is said of a file that cannot be opened."""
     reason = "is missing"
     if not isinstance(e, FileNotFoundError):
         reason = f"cannot be read ({(e.strerror or str(e)).lower()})"
-    return InputError(f"{reason}; {otherwise}", source=str(path))
+    return InputError(f"{reason}; {kind.otherwise}: {kind.remedy}", source=str(path))

@@ -21,7 +21,7 @@ from tinygrad_mha import nn
 from . import lora, pretrained
 from .encoder_classifier import POOLINGS, EncoderClassifier
 from .errors import InputError, quoted
-from .files import read_json
+from .files import TRAINED, read_object
 from .trained import (
     FINE_TUNED,
     VERSION,
@@ -111,8 +111,8 @@ def load(folder: Path, config: dict[str, Any], device: str | None) -> FineTunedC
     check(config, str(path))
     config = {k: v for k, v in config.items() if k not in ("format", "version")}
     labels = config.pop("labels")
-    tokenizer = WordPiece.from_folder(folder)
-    metrics = read_json(folder / "metrics.json", "this is no complete model folder: train again")
+    tokenizer = WordPiece.from_folder(folder, TRAINED)
+    metrics = read_object(folder / "metrics.json", TRAINED)
     name = ADAPTER if config["lora"] else "model.safetensors"
     encoder = adapted_base(config, path) if config["lora"] else undrawn(config, folder)
     with nn.undrawn():

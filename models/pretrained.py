@@ -24,7 +24,7 @@ import tinygrad_mha as tg
 from tinygrad_mha import nn
 
 from .errors import InputError, one_line, quoted
-from .files import read_json, unreadable_file
+from .files import PRETRAINED, read_object, unreadable_file
 from .transformer import TransformerEncoder
 
 WEIGHTS = "model.safetensors"
@@ -156,7 +156,7 @@ def load_encoder(name: str | os.PathLike[str]) -> TransformerEncoder:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Arguments of :class:`TransformerEncoder`, every one checked before anything is made of it."""
-    config = read_json(path, "this is no folder of a pretrained model")
+    config = read_object(path, PRETRAINED)
 
     def refuse(problem: str) -> InputError:
         return InputError(problem, source=str(path))
@@ -197,7 +197,7 @@ def undrawn_encoder(config: dict[str, Any], path: Path) -> TransformerEncoder:
     try:
         size = weights.stat().st_size
     except OSError as e:
-        raise unreadable_file(weights, e, "this is no folder of a pretrained model") from None
+        raise unreadable_file(weights, e, PRETRAINED) from None
     if need > 4 * size:  # half precision is half of it
         raise InputError(
             f"it asks for {need >> 20:,} MB of weights, and {WEIGHTS} has {size >> 20:,}; "
@@ -218,7 +218,7 @@ def damaged(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except OSError as e:
-        raise unreadable_file(path, e, "this is no folder of a pretrained model") from None
+        raise unreadable_file(path, e, PRETRAINED) from None
     except (SafetensorError, ValueError, KeyError, TypeError, UnicodeError) as e:
         raise InputError(
             f"is no valid safetensors file ({one_line(str(e))}); fetch it again", source=str(path)

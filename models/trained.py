@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import tinygrad_mha as tg
 
 from .errors import InputError, quoted
+from .files import TRAINED, read_bytes, read_json, read_object
 from .readers import check_label
 from .text import BucketedBatches, Vocabulary, tokenize
 from .text_classifier import POOLINGS, TextClassifier
@@ -150,19 +150,15 @@ class TrainedClassifier:
             raise InputError(
                 "no such model folder; train one: tinygrad-mha train", source=str(place)
             )
-        config = _read(place / "config.json")
+        config = read_json(place / "config.json", TRAINED)
         if isinstance(config, dict) and config.get("format") == FINE_TUNED:
             from .fine_tuned import load
 
             return load(place, config, device)
         config = _config(config, place / "config.json")
-        vocabulary = Vocabulary.from_json(_read(place / "vocab.json"), str(place / "vocab.json"))
-        metrics = _read(place / "metrics.json")
-        if not isinstance(metrics, dict):
-            raise InputError(
-                "holds no JSON object; the file is damaged: train again",
-                source=str(place / "metrics.json"),
-            )
+        path = place / "vocab.json"
+        vocabulary = Vocabulary.from_json(read_json(path, TRAINED), str(path))
+        metrics = read_object(place / "metrics.json", TRAINED)
         weights = _weights(place / "model.safetensors")
         labels = config.pop("labels")
         try:
@@ -257,33 +253,6 @@ def as_json(data: Any) -> bytes:
     return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode("ascii")
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            raise InputError(
-                "is no regular file; this is no model folder: train again", source=str(path)
-            )
-        return path.read_bytes()
-    except OSError as e:
-        reason = "is missing"
-        if not isinstance(e, FileNotFoundError):
-            reason = f"cannot be read ({(e.strerror or str(e)).lower()})"
-        raise InputError(
-            f"{reason}; this is no complete model folder: train again", source=str(path)
-        ) from None
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(_bytes(path))
-    except InputError:
-        raise
-    except (ValueError, RecursionError):
-        raise InputError(
-            "is not valid JSON; the file is damaged: train again", source=str(path)
-        ) from None
-
-
 def _config(config: Any, path: Path) -> dict[str, Any]:
     """A configuration, every value checked before anything is built from it."""
 
@@ -340,7 +309,7 @@ def _weights(path: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load
 
     try:
-        weights = load(_bytes(path))
+        weights = load(read_bytes(path, TRAINED))
     except InputError:
         raise
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as e:

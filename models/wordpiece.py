@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError, quoted
-from .files import read_bytes, read_json
+from .files import PRETRAINED, Kind, read_bytes, read_object
 
 REMEDY = "pip install 'tinygrad_mha[hub]'"
 
@@ -34,12 +34,12 @@ class WordPiece:
         self.cut = 0  # texts that encode() found longer than allowed
 
     @classmethod
-    def from_folder(cls, folder: Path) -> WordPiece:
+    def from_folder(cls, folder: Path, kind: Kind = PRETRAINED) -> WordPiece:
         """From ``tokenizer.json``, or else from the ``vocab.txt`` of an older model."""
         path = folder / "tokenizer.json"
         if not path.exists() and (folder / "vocab.txt").exists():
             return cls(_from_vocabulary(folder), str(folder / "vocab.txt"))
-        text = read_bytes(path, "a pretrained model has this file, or vocab.txt")
+        text = read_bytes(path, kind)
         return cls(text.decode("utf-8", "replace"), str(path))
 
     def __len__(self) -> int:
@@ -99,11 +99,11 @@ def _from_vocabulary(folder: Path) -> str:
     """A tokenizer of BERT's kind from a list of its pieces, one a line."""
     tokenizers = library()
     path = folder / "vocab.txt"
-    lines = read_bytes(path, "").decode("utf-8", "replace").splitlines()
+    lines = read_bytes(path, PRETRAINED).decode("utf-8", "replace").splitlines()
     number = {piece: k for k, piece in enumerate(lines)}
     lower = True
     if (folder / "tokenizer_config.json").exists():
-        told = read_json(folder / "tokenizer_config.json", "").get("do_lower_case", True)
+        told = read_object(folder / "tokenizer_config.json", PRETRAINED).get("do_lower_case", True)
         lower = told is not False
     if missing := {"[CLS]", "[SEP]", "[UNK]"} - number.keys():
         raise InputError(

@@ -34,7 +34,7 @@ class Letters:
         self.json, self.cut = json, 0
 
     @classmethod
-    def from_folder(cls, folder):
+    def from_folder(cls, folder, kind=None):
         return cls()
 
     def __len__(self):
