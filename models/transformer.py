@@ -19,6 +19,7 @@ from tinygrad_mha.backend import is_array, place_like, placed, to_host
 from tinygrad_mha.random import normal
 from tinygrad_mha.tensor import default_dtype, value
 
+from . import torch_weights
 from .key_value_cache import KeyValueCache
 from .multi_head_attention import MultiHeadAttention
 
@@ -98,6 +99,10 @@ class TransformerBlock(nn.Module):
         y = ACTIVATIONS[self.activation](y, self.linear1.weight, self.linear1.bias)
         y = self.dropout(self.linear2(y))
         return x + y if self.norm_first else self.layer_norm(y, residual=x)
+
+    def load_state_dict(self, state: Any, strict: bool = True) -> tuple[list[str], list[str]]:
+        """As every module, and from a ``torch.nn.TransformerEncoderLayer`` (``torch_weights``)."""
+        return super().load_state_dict(torch_weights.transformer_encoder_layer(state), strict)
 
 
 class TransformerEncoder(nn.Module):
