@@ -1,5 +1,6 @@
 """What is built on the engine: attention, the classifier, and everything around its training."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
@@ -9,21 +10,23 @@ from .trained import TrainedClassifier
 
 if TYPE_CHECKING:
     from .estimator import TextClassifierEstimator as TextClassifierEstimator
+    from .language_model import LanguageModel as LanguageModel
+    from .transformer import TransformerEncoder as TransformerEncoder
 
-__all__ = [
-    "InputError",
-    "MultiHeadAttention",
-    "TextClassifier",
-    "TrainedClassifier",
-]
+__all__ = ["InputError", "MultiHeadAttention", "TextClassifier", "TrainedClassifier"]
+
+# Imported when somebody asks for them: `predict` needs none of them, and should begin at once.
+LATER = {
+    "LanguageModel": "language_model",
+    "TextClassifierEstimator": "estimator",
+    "TransformerEncoder": "transformer",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """The estimator is imported when somebody asks for it, since it imports scikit-learn."""
-    if name != "TextClassifierEstimator":
+    if name not in LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import estimator
-
-    if estimator.missing is not None:
-        raise ImportError(estimator.REMEDY) from estimator.missing
-    return estimator.TextClassifierEstimator
+    module = import_module(f".{LATER[name]}", __name__)
+    if getattr(module, "missing", None) is not None:  # scikit-learn
+        raise ImportError(module.REMEDY) from module.missing
+    return getattr(module, name)

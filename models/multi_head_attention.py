@@ -6,7 +6,7 @@ Source: Vaswani et al., Attention Is All You Need, §3.2.2 (the heads), §3.1 (r
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from tinygrad_mha.attention import attention_weights
 from tinygrad_mha.backend import place_like, placed
 from tinygrad_mha.tensor import value as tg_value
 
-from . import torch_weights
-from .key_value_cache import KeyValueCache
+if TYPE_CHECKING:
+    from .key_value_cache import KeyValueCache
 
 
 class MultiHeadAttention(nn.Module):
@@ -135,6 +135,8 @@ class MultiHeadAttention(nn.Module):
 
     def load_state_dict(self, state: Any, strict: bool = True) -> tuple[list[str], list[str]]:
         """As every module, and from a ``torch.nn.MultiheadAttention`` (see ``torch_weights``)."""
+        from . import torch_weights
+
         return super().load_state_dict(torch_weights.multi_head_attention(state, self), strict)
 
     def _p(self) -> float:

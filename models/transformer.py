@@ -19,7 +19,6 @@ from tinygrad_mha.backend import is_array, place_like, placed, to_host
 from tinygrad_mha.random import normal
 from tinygrad_mha.tensor import default_dtype, value
 
-from . import torch_weights
 from .key_value_cache import KeyValueCache
 from .multi_head_attention import MultiHeadAttention
 
@@ -102,6 +101,8 @@ class TransformerBlock(nn.Module):
 
     def load_state_dict(self, state: Any, strict: bool = True) -> tuple[list[str], list[str]]:
         """As every module, and from a ``torch.nn.TransformerEncoderLayer`` (``torch_weights``)."""
+        from . import torch_weights
+
         return super().load_state_dict(torch_weights.transformer_encoder_layer(state), strict)
 
 
