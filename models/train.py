@@ -53,6 +53,7 @@ class Settings:
     num_layers: int = 1
     bidirectional: bool = True
     dropout: float = 0.2
+    attention_dropout: float | None = None  # of the attention weights; None: as dropout
     pooling: str = "mean"
     level: str = "word"
     min_count: int = 1
@@ -86,8 +87,9 @@ class Settings:
         for name, high in {**dict.fromkeys(sizes, LIMIT), "num_layers": 1000}.items():
             if getattr(self, name) > high:
                 raise InputError(f"{name} is {getattr(self, name)}, it must be at most {high}")
-        for name in ("dropout", "word_dropout", "label_smoothing", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
+        shares = ("dropout", "attention_dropout", "word_dropout", "label_smoothing", "warmup")
+        for name in shares:
+            if not 0 <= (getattr(self, name) or 0) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, it must be in [0, 1)")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"lr is {self.lr}, it must be a positive number")
@@ -273,6 +275,7 @@ def untrained(
     for key in (*shape, "level", "max_len"):
         config[key] = config["training"].pop(key)
     model = build_model(config, len(vocabulary), len(labels))
+    model.multihead_attn.attention_dropout = settings.attention_dropout
     model.to(settings.device)
     return TrainedClassifier(model, vocabulary, labels.names, config), ids
 
