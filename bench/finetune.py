@@ -88,7 +88,7 @@ def measured(what: str, parts: Split, device: str, given: dict, scarce: bool) ->
         "trained": m.get("trained_parameters", m["parameters"]),
         "peak_mb": m["peak_mb"],
         "epochs": m["epochs"],
-        "valid_loss": m["valid_loss"],
+        "valid_loss": m.get("valid_loss"),
     }
 
 
