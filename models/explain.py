@@ -172,10 +172,11 @@ def tokens_of(trained: TrainedClassifier, text: str, ids: Sequence[int]) -> list
     if not hasattr(trained.model, "encoder"):
         level = trained.config["level"]
         words = tokenize(text, level)[: len(ids)]
-        names = [trained.vocabulary.tokens[i] for i in ids]
+        known = [bool(i != UNKNOWN) for i in ids]
+        unknown = trained.vocabulary.tokens[UNKNOWN]
         return [
-            Token(word, name if i == UNKNOWN else word, known=i != UNKNOWN, glued=level == "char")
-            for word, name, i in zip(words, names, ids, strict=True)
+            Token(word, word if is_known else unknown, is_known, glued=level == "char")
+            for word, is_known in zip(words, known, strict=True)
         ]
     tokenizer: Any = trained.vocabulary.tokenizer  # type: ignore[attr-defined]
     text = text.encode("utf-8", "replace").decode("utf-8")  # as WordPiece does
@@ -474,9 +475,10 @@ def bar(share: float, colour: bool) -> str:
 def head_lines(e: Explanation) -> list[str]:
     """For each head, or for those with the most peaked rows, its largest weight."""
     order = peaked(e)
-    which = f"the {HEADS} most peaked of {len(order)} heads" if len(order) > HEADS else "each head"
-    inside = " inside the text" if any(t.special for t in e.tokens) else ""
-    lines = [f"{which}, with its largest weight{inside}: token → token it looks at"]
+    which = "each head looks"
+    if len(order) > HEADS:
+        which = f"the {HEADS} most peaked of {len(order)} heads look"
+    lines = [f"what {which} at most" + ", inside the text" * any(t.special for t in e.tokens)]
     for layer, head in sorted(order[:HEADS]):
         query, key, weight = strongest(e, layer, head)
         where = f"layer {layer + 1:2} " if len(e.attention) > 1 else ""
@@ -487,7 +489,7 @@ def head_lines(e: Explanation) -> list[str]:
 
 def peaked(e: Explanation) -> list[tuple[int, int]]:
     """All (layer, head), those first whose tokens look at one place each."""
-    peaks = (e.attention * inside(e)).max(axis=-1).mean(axis=-1)  # (layers, heads)
+    peaks = (e.attention * inside(e)).max(axis=-1, initial=0).sum(axis=-1)  # (layers, heads)
     order = np.argsort(-peaks.reshape(-1), kind="stable")
     return [divmod(int(k), peaks.shape[1]) for k in order]
 
@@ -505,7 +507,7 @@ def inside(e: Explanation) -> np.ndarray:
     A head that finds nothing to do rests on [CLS] or [SEP] (Clark et al., What Does BERT Look At?,
     §3.2), which would hide what it does otherwise.
     """
-    own = np.array([not t.special for t in e.tokens])
+    own = np.array([not t.special for t in e.tokens], bool)
     own = own if own.any() else ~own
     return own[:, None] & own
 
