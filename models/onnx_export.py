@@ -106,9 +106,9 @@ def metadata_of(trained: TrainedClassifier) -> dict[str, str]:
 
     >>> from .text import Vocabulary
     >>> config = {"level": "char", "max_len": 9, "d_model": 8}
-    >>> trained = TrainedClassifier(TextClassifier(3, 8, 2), Vocabulary(["é"]), ["a", "b"], config)
+    >>> trained = TrainedClassifier(TextClassifier(3, 8, 2), Vocabulary(["e"]), ["a", "b"], config)
     >>> metadata_of(trained)["vocabulary"], metadata_of(trained)["max_len"]
-    ('["<pad>", "<unk>", "\\u00e9"]', '9')
+    ('["<pad>", "<unk>", "e"]', '9')
     """
     told = {"labels": json.dumps(trained.labels), "max_len": str(trained.config["max_len"])}
     vocabulary: Any = trained.vocabulary
