@@ -106,6 +106,26 @@ def test_what_stands_behind_the_length_is_not_looked_at(rng, tmp_path):
         np.testing.assert_allclose(again, first, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max", "last"])
+def test_nothing_on_the_way_of_an_empty_text_is_undefined(pooling, rng, tmp_path):
+    """Another runtime may do anything with 0 steps of an LSTM, or stop at a NaN."""
+    export(drawn(TextClassifier(30, 8, 3, h=2, pooling=pooling), rng), tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    inside = [name for node in model.graph.node for name in (*node.input, *node.output)]
+    known = {x.name for x in (*model.graph.initializer, *model.graph.input, *model.graph.output)}
+    inside = sorted({*inside} - known - {""})
+    for name in inside:
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
+    [steps] = [node.input[4] for node in model.graph.node if node.op_type == "LSTM"]
+    ids, lengths = batch(rng, 2, 5)
+    values = session(model.SerializeToString()).run(inside, {"ids": ids, "lengths": lengths})
+    values = dict(zip(inside, values, strict=True))
+    assert lengths.min() == 0
+    assert values[steps].tolist() == [5, 1]
+    for name, x in values.items():
+        assert not np.isnan(x).any(), name
+
+
 def test_a_model_in_float64_and_in_training_mode(rng, float64, tmp_path):
     model = drawn(TextClassifier(30, 8, 3, h=2, dropout=0.5), rng).train()
     before = model.state_dict()

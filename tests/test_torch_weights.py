@@ -249,19 +249,12 @@ def test_not_strict_tells_and_loads_the_rest(rng):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_encoder_layer(norm_first, activation, bias, dtype, rng, tmp_path):
+def test_encoder_layer(norm_first, activation, bias, dtype, rng, loaded):
     options = {"activation": activation, "norm_first": norm_first}
     theirs = torch.nn.TransformerEncoderLayer(
         6, 3, 11, bias=bias, batch_first=True, layer_norm_eps=1e-3, **options
     )
-    theirs.to(dtype).eval()
-    with torch.no_grad():
-        for p in theirs.parameters():
-            p += 0.2 * torch.randn(p.shape, dtype=dtype)
-    save_file(theirs.state_dict(), tmp_path / "layer.safetensors")
-    ours = TransformerBlock(6, 3, 11, eps=1e-3, **options)
-    ours.astype(str(dtype).removeprefix("torch.")).eval()
-    ours.load_state_dict(transformer_encoder_layer(load_file(tmp_path / "layer.safetensors")))
+    ours = loaded(TransformerBlock(6, 3, 11, eps=1e-3, **options), theirs, dtype)
     x, t = pair(rng, dtype, 2, 5, 6)
     real = np.arange(5) < np.array([[5], [3]])
     causal = np.tril(np.ones((5, 5), bool))
@@ -280,7 +273,7 @@ def test_an_encoder_layer_of_another_kind_is_told():
     del state["norm2.bias"]
     state["norm3.weight"] = torch.ones(6)
     refused(
-        ours, transformer_encoder_layer(state),
+        ours, state,
         "missing: layer_norm.bias",
         "unexpected: norm3.weight",
         "wrong: linear1.weight is (12, 6), should be (11, 6); linear1.bias is (12,), should be "
@@ -288,7 +281,7 @@ def test_an_encoder_layer_of_another_kind_is_told():
     )  # fmt: skip
     state = torch.nn.TransformerDecoderLayer(6, 3, 11).state_dict()  # it has two attentions
     with pytest.raises(ValueError, match=r"unexpected: .*multihead_attn\.in_proj_weight.*norm3"):
-        ours.load_state_dict(transformer_encoder_layer(state))
+        ours.load_state_dict(state)
 
 
 def test_our_own_states_pass_unchanged():
