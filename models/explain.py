@@ -167,7 +167,7 @@ class Token(NamedTuple):
         return self.piece if self.known else f"{self.text} {self.piece}"
 
 
-def tokens_of(trained: TrainedClassifier, text: str, ids: Sequence[int]) -> list[Token]:
+def tokens_of(trained: TrainedClassifier, text: str, ids: np.ndarray) -> list[Token]:
     """The tokens that ids stand for, with what was in the text in their place."""
     if not hasattr(trained.model, "encoder"):
         level = trained.config["level"]

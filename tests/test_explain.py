@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import unicodedata
 from collections import namedtuple
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -140,8 +141,10 @@ def test_a_score_of_two_tokens_together_is_shared_as_in_the_paper():
 @both
 def test_integrated_gradients_are_complete_and_the_gap_shrinks(kind, float64):
     trained = KINDS[kind](dtype=np.float64)
-    for target in trained.labels:
+    logits = trained.logits(trained.encode(["abcj dabe"]))[0]
+    for target, logit in zip(trained.labels, logits, strict=True):
         e = explain.explain(trained, "abcj dabe", target)
+        assert e.score == pytest.approx(logit, rel=1e-6)
         assert abs(e.score - e.base_score) > 0.01
         assert abs(e.gap) < 1e-3
         assert e.gap == pytest.approx(e.integrated.sum() - (e.score - e.base_score), abs=1e-15)
@@ -150,11 +153,12 @@ def test_integrated_gradients_are_complete_and_the_gap_shrinks(kind, float64):
 
 
 @both
-def test_gradient_times_input_is_the_slope_of_making_a_token_larger(kind, float64):
+@pytest.mark.parametrize("target", [0, 1])
+def test_gradient_times_input_is_the_slope_of_making_a_token_larger(kind, target, float64):
     """Central differences on the embedding's rows, through the model as everybody uses it."""
     trained = KINDS[kind](dtype=np.float64)
     text, h = "abcjdhe", 1e-6  # every token once, so a row is a token
-    e = explain.explain(trained, text)
+    e = explain.explain(trained, text, trained.labels[target])
     [ids] = trained.encode([text])
     model = trained.model
     table = (model.encoder.word_embeddings if kind == "tuned" else model.embedding).weight
@@ -164,7 +168,7 @@ def test_gradient_times_input_is_the_slope_of_making_a_token_larger(kind, float6
         ends = []
         for sign in (1, -1):
             table.data[i] = row * (1 + sign * h)
-            ends.append(model(ids[None], [len(ids)]).numpy()[0, e.target])
+            ends.append(model(ids[None], [len(ids)]).numpy()[0, target])
         table.data[i] = row
         slopes.append((ends[0] - ends[1]) / (2 * h))
     np.testing.assert_allclose(e.gradient_input, slopes, rtol=1e-5, atol=1e-8)
@@ -509,10 +513,20 @@ class Reader(HTMLParser):
             self.words.append(data)
 
 
-@both
+def of_one_token_each(e, texts):
+    """What a model with other tokens would give: each text is one."""
+    tokens = [explain.Token(text, text) for text in texts]
+    shares = np.linspace(-1, 1, len(texts))
+    weights = np.full((1, 2, len(texts), len(texts)), 1 / len(texts))
+    return replace(e, tokens=tokens, gradient_input=shares, integrated=shares, attention=weights)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "other"])
 @pytest.mark.parametrize("text", ["", "ab c" * 9, *HOSTILE])
 def test_the_page_parses_and_its_data_survive(kind, text):
-    e = explain.explain(KINDS[kind](), text)
+    e = explain.explain(KINDS.get(kind, scratch)(), text)
+    if kind == "other":
+        e = of_one_token_each(e, [f"{text}.", "a", f"b{text}"])
     page = explain_page.page(e)
     found = Reader(page)
     assert found.open == []
@@ -777,8 +791,9 @@ def test_no_text_runs(browser, tmp_path, guarded):
     """Neither with the page's policy nor without it, when the quotation has to do alone."""
     hostile = "".join(HOSTILE) + "<svg onload=\"document.title='ran'\">"
     trained = scratch("word", labels=("-", "+", hostile[:60].replace("\n", "")))
-    for k, text in enumerate((hostile, f"worda {hostile} wordb")):
-        path = written(explain.explain(trained, text), tmp_path, f"{k}.html")
+    e = explain.explain(trained, f"worda {hostile} wordb")
+    for k, explanation in enumerate((e, of_one_token_each(e, [hostile, *HOSTILE]))):
+        path = written(explanation, tmp_path, f"{k}.html")
         if not guarded:
             content = re.sub("<meta http-equiv[^>]*>", "", path.read_text())
             path.write_text(content)
