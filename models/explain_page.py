@@ -191,8 +191,8 @@ def notes(e: Explanation) -> str:
     difference = signed(e.score - e.base_score)
     meaning = {
         "integrated": (
-            f"The average slope on the way from {e.baseline} (score {signed(e.base_score)}) to this "
-            f"text ({signed(e.score)}), times the way. The shares add up to "
+            f"The average slope on the way from {e.baseline} (score {signed(e.base_score)}) to "
+            f"this text ({signed(e.score)}), times the way. The shares add up to "
             f"{signed(e.integrated.sum())}; the difference is {difference}."
         ),
         "gradient_input": (
@@ -204,10 +204,12 @@ def notes(e: Explanation) -> str:
     for attribute, (kind, _) in SHARES.items():
         full = float(abs(getattr(e, attribute)).max(initial=0))
         lines.append(
-            f'<div class="legend {kind}-only"><span>{signed(-full, 2)}</span><span class="scale"></span>'
-            f"<span>{signed(full, 2)}</span></div>"
+            f'<div class="legend {kind}-only"><span>{signed(-full, 2)}</span>'
+            f'<span class="scale"></span><span>{signed(full, 2)}</span></div>'
             f'<p class="note {kind}-only">{meaning[attribute]}</p>'
         )
+    if not all(t.known for t in e.tokens):
+        lines.append('<p class="note">Dotted: unknown to the model.</p>')
     if e.cut:
         lines.append(f'<p class="note">Only the first {len(e.tokens):,} tokens are read.</p>')
     return "\n".join(lines)
@@ -278,7 +280,7 @@ $bars
 $words
 <p id="chosen" class="note" hidden></p>
 $notes
-<details><summary>All numbers</summary>
+<details open><summary>All numbers</summary>
 <div class="wide"><table>
 <thead><tr><th scope="col">token</th><th scope="col">integrated</th><th scope="col">gradient ×
  input</th><th scope="col">attention received</th></tr></thead>
@@ -295,7 +297,7 @@ $rows
 <button type="button" id="on" aria-label="the next token">›</button>
 <span id="looks"></span></div>
 <div id="grid"></div>
-<details><summary>The largest weight of each head</summary>
+<details open><summary>The largest weight of each head</summary>
 <div class="wide"><table>
 <thead><tr><th scope="col">layer</th><th scope="col">head</th><th scope="col">token → token it looks
  at</th><th scope="col">weight</th></tr></thead>
@@ -332,7 +334,7 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1320px; margin: 0 auto; padding: 20px; display: grid; gap: 16px;
   grid-template-columns: minmax(0, 440px) minmax(0, 1fr); align-items: start }
 .side { display: grid; gap: 16px; position: sticky; top: 20px; max-height: calc(100vh - 40px);
-  overflow: auto; grid-template-columns: minmax(0, 1fr) }
+  overflow: auto; scrollbar-width: thin; grid-template-columns: minmax(0, 1fr) }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 14px;
   padding: 18px 20px }
 h1, h2, p { margin: 0 }
@@ -360,6 +362,7 @@ input + label { display: inline-block; padding: 4px 12px; border: 1px solid var(
 input:checked + label { background: var(--ink); color: var(--card); border-color: var(--ink) }
 input:focus-visible + label { outline: 2px solid var(--mark); outline-offset: 2px }
 #ig:checked ~ .gi-only, #gi:checked ~ .ig-only { display: none }
+#chosen { min-height: 3em }
 .words { margin: 16px 0 6px; font-size: 1.12rem; line-height: 2.05; overflow-wrap: anywhere }
 .large { font-size: 2rem; line-height: 1.7 }
 .token { --v: var(--ig); --pole: var(--for); padding: 3px 2px; border-radius: 4px; cursor: default;
@@ -411,7 +414,8 @@ button:focus-visible, canvas:focus-visible, summary:focus-visible {
 .thumb canvas { width: 100%; height: 100%; display: block; image-rendering: pixelated }
 .thumb i { position: absolute; left: 0; right: 0; min-height: 2px; border: solid var(--mark);
   border-width: 1.5px 0 }
-.strip { width: 100%; height: 16px; display: block; margin-top: 5px; border-bottom: 1px solid var(--line) }
+.strip { width: 100%; height: 16px; display: block; margin-top: 5px;
+  border-bottom: 1px solid var(--line) }
 .few .strip { height: 30px }
 dialog { border: 1px solid var(--line); border-radius: 14px; background: var(--card);
   color: var(--ink); padding: 16px 18px; max-width: calc(100vw - 16px);
@@ -438,7 +442,9 @@ const bytes = atob(D.attention), W = new Float32Array(bytes.length / 2);
 for (let k = 0; k < W.length; k++)
   W[k] = (bytes.charCodeAt(2 * k) | bytes.charCodeAt(2 * k + 1) << 8) / 65535;
 const weight = (h, i, j) => W[(h * T + i) * T + j];
-const shade = w => Math.pow(w, .7);  // small weights are to be seen, too
+// an even row is a light tint, however long it is
+const power = Math.max(.3, Math.min(.85, Math.log(.15) / -Math.log(Math.max(T, 2))));
+const shade = w => Math.pow(w, power);
 const two = w => w.toFixed(2).replace(/^0/, "");
 const signed = v => (v < 0 ? "−" : "+") + Math.abs(v).toFixed(3);
 const heat = () => getComputedStyle(document.documentElement).getPropertyValue("--heat");
@@ -654,6 +660,7 @@ function draw() {
   if (chosen >= 0) choose(chosen);
   if ($("big").open) enlarge();
 }
+for (const details of document.querySelectorAll("details")) details.open = false;
 if (T) {
   $("pick").hidden = $("chosen").hidden = false;
   const sizes = D.shares.integrated.map(Math.abs);

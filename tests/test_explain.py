@@ -779,6 +779,7 @@ def test_it_fits_a_phone_follows_the_dark_and_needs_no_script(browser, tmp_path)
     browser("Emulation.setScriptExecutionDisabled", value=False)  # only we may, now
     assert browser.js("document.querySelectorAll('.head, .chosen').length") == 0
     assert browser.js("document.querySelector('noscript') !== null")
+    assert browser.js("[...document.querySelectorAll('td')].every(x => x.offsetHeight > 0)")
     assert "abcdefghij" in browser.js("document.getElementById('words').textContent")
     color = "getComputedStyle(document.querySelectorAll('.token')[2]).backgroundColor"
     one = browser.js(color)
