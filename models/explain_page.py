@@ -389,6 +389,7 @@ thead th { color: var(--soft); text-align: right; vertical-align: bottom }
 th:first-child { text-align: left }
 .heads td:nth-child(3) { text-align: left }
 .heads thead th:nth-child(3) { text-align: left }
+.heads th:first-child { text-align: right }
 #pick { position: sticky; top: 0; z-index: 2; background: var(--card); padding: 6px 0 10px;
   font-size: .9rem; min-height: 3.2em }
 #pick[hidden] { display: none }
