@@ -206,7 +206,7 @@ class LanguageModel(nn.Module):
                 new = _draw(p, rng)
                 if stop is not None:
                     new = np.where(running, new, stop)
-                    running &= new != stop
+                    running = new != stop
                 text = np.concatenate([text, new[:, None]], axis=1)
                 unread = text[:, -1:] if use_cache else text
                 if not running.any():

@@ -381,13 +381,21 @@ def test_with_the_cache_a_step_reads_one_token(ids, use_cache, monkeypatch):
     assert rows == [shape for shape in read for _ in range(each)]
 
 
-def test_the_modes_are_those_of_before(ids):
+def test_the_modes_are_those_of_before(ids, monkeypatch):
     model = tiny(dropout=0.5)
     model.train()
     model.encoder.layers[1].eval()
-    modes = [m.training for m in model.modules()]
+    modes, forward, graphs = [m.training for m in model.modules()], LanguageModel.forward, []
+
+    def seen(*args):
+        logits = forward(*args)
+        graphs.append(logits.requires_grad)
+        return logits
+
+    monkeypatch.setattr(LanguageModel, "forward", seen)
     first, second = (model.generate(ids, 3, seed=0) for _ in range(2))
     np.testing.assert_array_equal(first, second)  # without dropout
+    assert graphs == [False] * 6
     assert [m.training for m in model.modules()] == modes
     with pytest.raises(IndexError):
         model.generate([V], 3)
