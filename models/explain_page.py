@@ -20,7 +20,7 @@ import numpy as np
 
 from .errors import InputError
 from .explain import Explanation, peaked, shown, strongest
-from .onnx_export import _write
+from .files import write_whole
 
 MOST = 1 << 22  # attention weights in a page, 2 bytes each: those of the most peaked heads
 SHORT = 28  # characters that fit in one line of large letters
@@ -49,7 +49,7 @@ def check_place(path: str) -> None:
 
 def write(e: Explanation, path: str) -> None:
     """Write the page, whole or not at all."""
-    _write(page(e).encode(), Path(path))
+    write_whole(page(e).encode(), Path(path))
 
 
 def page(e: Explanation) -> str:

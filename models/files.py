@@ -1,8 +1,10 @@
-"""Files of a model folder, read with one clear line for whatever is wrong with them."""
+"""Files, read with one clear line for whatever is wrong with them, and written whole."""
 
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import stat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,3 +63,21 @@ def unreadable_file(path: Path, e: OSError, kind: Kind) -> InputError:
     if not isinstance(e, FileNotFoundError):
         reason = f"cannot be read ({(e.strerror or str(e)).lower()})"
     return InputError(f"{reason}; {kind.otherwise}: {kind.remedy}", source=str(path))
+
+
+def write_whole(content: bytes, path: Path) -> None:
+    """A file, whole or not at all: made beside its place, then moved there."""
+    target = Path(os.path.realpath(path))  # a link stays a link, to the new file
+    new = beside(target)
+    try:
+        new.write_bytes(content)
+        new.replace(target)
+    except OSError as e:  # it names the file beside
+        raise OSError(e.errno, e.strerror, str(path)) from None
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def beside(target: Path) -> Path:
+    """A new hidden name next to ``target``, on the same file system."""
+    return target.parent / f".tinygrad_mha-{secrets.token_hex(6)}"

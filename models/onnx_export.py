@@ -21,11 +21,12 @@ from tinygrad_mha.backend import to_host
 
 from .encoder_classifier import EncoderClassifier
 from .errors import InputError
+from .files import write_whole
 from .fine_tuned import FineTunedClassifier
 from .lora import LoraLinear
 from .multi_head_attention import MultiHeadAttention
 from .text_classifier import TextClassifier
-from .trained import FINE_TUNED, FORMAT, TrainedClassifier, _beside
+from .trained import FINE_TUNED, FORMAT, TrainedClassifier
 from .transformer import TransformerBlock, TransformerEncoder
 
 # Opset 17 is the first with LayerNormalization; 8 is the file format of that time, which every
@@ -84,7 +85,7 @@ def export(
         raise TypeError(f"{type(net).__name__} cannot be exported to ONNX; {known} can")
     graph = Graph(net)
     write(graph, net)
-    _write(graph.to_bytes(metadata, str(path)), Path(path))
+    write_whole(graph.to_bytes(metadata, str(path)), Path(path))
 
 
 def export_folder(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
@@ -235,19 +236,6 @@ def _onnx() -> Any:
         raise InputError(
             "writing ONNX files needs the package onnx: pip install 'tinygrad_mha[onnx]'"
         ) from None
-
-
-def _write(content: bytes, path: Path) -> None:
-    """Whole or not at all: beside its place, then moved there."""
-    target = Path(os.path.realpath(path))  # a link stays a link, to the new file
-    new = _beside(target)
-    try:
-        new.write_bytes(content)
-        new.replace(target)
-    except OSError as e:  # names the file beside
-        raise OSError(e.errno, e.strerror, str(path)) from None
-    finally:
-        new.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------ the layers

@@ -24,7 +24,7 @@ import tinygrad_mha as tg
 from tinygrad_mha import nn
 
 from .errors import InputError, one_line, quoted
-from .files import PRETRAINED, read_object, unreadable_file
+from .files import PRETRAINED, read_object, unreadable_file, write_whole
 from .transformer import TransformerEncoder
 
 WEIGHTS = "model.safetensors"
@@ -320,14 +320,10 @@ def save_encoder(encoder: TransformerEncoder, folder: str | os.PathLike[str]) ->
     weights = {theirs(k): a for k, a in encoder.state_dict().items()}
     config = config_of(encoder)
     target.mkdir(parents=True, exist_ok=True)
-    # beside its place and then moved there, for the file may be the one that is mapped into memory
-    for name, content in (
-        (WEIGHTS, save(weights, metadata={"format": "pt"})),
-        ("config.json", (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()),
-    ):
-        part = target / f".{name}.part"
-        part.write_bytes(content)
-        part.replace(target / name)
+    # whole, so never into a file that may be the one that is mapped into memory
+    write_whole(save(weights, metadata={"format": "pt"}), target / WEIGHTS)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    write_whole(text.encode(), target / "config.json")
 
 
 def config_of(encoder: TransformerEncoder) -> dict[str, Any]:

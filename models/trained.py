@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import numpy as np
 import tinygrad_mha as tg
 
 from .errors import InputError, quoted
-from .files import TRAINED, read_bytes, read_json, read_object
+from .files import TRAINED, beside, read_bytes, read_json, read_object
 from .readers import check_label
 from .text import BucketedBatches, Vocabulary, tokenize
 from .text_classifier import POOLINGS, TextClassifier
@@ -116,7 +115,7 @@ class TrainedClassifier:
         """Write the folder whole or not at all: it is made beside its place, then moved there."""
         check_replaceable(Path(folder))
         target = Path(os.path.realpath(folder))  # a link stays a link, to the new model
-        new = _beside(target)
+        new = beside(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             new.mkdir()
@@ -206,7 +205,7 @@ def check_replaceable(folder: Path) -> None:
         parent = Path(os.path.realpath(folder)).parent
         while not parent.exists():
             parent = parent.parent
-        trial = _beside(parent / folder.name)
+        trial = beside(parent / folder.name)
         trial.mkdir()
         trial.rmdir()
     except OSError as e:
@@ -226,14 +225,9 @@ def _stranger(folder: Path) -> str | None:
     return None
 
 
-def _beside(target: Path) -> Path:
-    """A new hidden name next to `target`, on the same file system."""
-    return target.parent / f".tinygrad_mha-{secrets.token_hex(6)}"
-
-
 def _put_in_place(new: Path, target: Path) -> None:
     """Move `new` to `target`; if that fails, what was there before is there again."""
-    old = _beside(target)
+    old = beside(target)
     try:
         if target.exists():
             target.rename(old)
