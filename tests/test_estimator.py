@@ -121,6 +121,17 @@ def test_what_is_measured_while_training_has_weights_too():
     assert loss == pytest.approx((cost * w).sum() / w.sum())
 
 
+def test_the_loss_on_held_out_rows_is_a_mean_with_their_weights():
+    stop = dataset(["one", "two", "three"], "xyy")
+    parts = Split(dataset(["one two", "three four", "two one"], "xyx"), stop, dataset([], []))
+    settings = Settings(d_model=8, h=2, batch_size=8, workers=1, epochs=2, lr=0.03)
+    w = np.array([1.0, 0.0, 5.0])
+    trained = training.train(parts, settings, stop_weights=w)
+    each = -np.log(trained.predict_proba(stop.texts)[[0, 1, 2], [0, 1, 1]])
+    assert trained.metrics["valid_loss"] == pytest.approx((each * w).sum() / 6, rel=1e-5)
+    assert each.mean() != pytest.approx((each * w).sum() / 6, rel=1e-2)
+
+
 def test_training_with_nothing_held_out_keeps_the_last_weights(capsys, monkeypatch):
     losses, states, plain = iter([1.0, 2.0, 3.0]), [], Run.epoch
 
