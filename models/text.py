@@ -167,15 +167,24 @@ class Vocabulary:
         token_lists: Iterable[Sequence[str]],
         min_count: int = 1,
         max_size: int | None = None,
+        weights: Iterable[float] | None = None,
     ) -> Vocabulary:
         """Number the tokens that occur at least `min_count` times, the most frequent first.
 
         Among equally frequent tokens the order is that of their characters. `max_size` limits
-        the length of the vocabulary, specials included.
+        the length of the vocabulary, specials included. With `weights`, one for each list, a token
+        is as frequent as these make it: a list of weight 2 is in the order as if it came twice.
         """
+        token_lists = list(token_lists)
         counts = Counter(token for tokens in token_lists for token in tokens)
         kept = [token for token, count in counts.items() if count >= min_count]
-        kept.sort(key=lambda token: (-counts[token], token))
+        order: dict[str, float] = {**counts}
+        if weights is not None:
+            order = dict.fromkeys(counts, 0.0)
+            for tokens, weight in zip(token_lists, weights, strict=True):
+                for token in tokens:
+                    order[token] += weight
+        kept.sort(key=lambda token: (-order[token], token))
         if max_size is not None:
             kept = kept[: max(0, max_size - len(SPECIALS))]
         return cls(kept)

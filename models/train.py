@@ -63,7 +63,7 @@ class Settings:
     steps: int = 2100
     lr: float = 3e-3
     optimizer: str = "adamw"
-    weight_decay: float = 0.2
+    weight_decay: float | None = None  # None: what suits the optimizer
     clip: float = 1.0
     warmup: float = 0.05  # share of all steps
     label_smoothing: float = 0.0
@@ -93,6 +93,8 @@ class Settings:
                 raise InputError(f"{name} is {getattr(self, name)}, it must be in [0, 1)")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"lr is {self.lr}, it must be a positive number")
+        if not 0 <= (self.weight_decay or 0) < float("inf"):
+            raise InputError(f"weight_decay is {self.weight_decay}, it must be a number from 0 on")
         if self.d_model % self.h:
             near = self.h * max(1, round(self.d_model / self.h))
             raise InputError(
@@ -122,8 +124,17 @@ class Settings:
         batch_size = self.batch_size or max(8, min(64, rows // 40))
         by_steps = round(self.steps * batch_size / max(rows, 1))
         epochs = self.epochs or max(FEWEST, min(MOST, by_steps))
-        workers = self.workers or cores()
-        return replace(self, batch_size=batch_size, epochs=epochs, workers=workers)
+        return replace(
+            self,
+            batch_size=batch_size,
+            epochs=epochs,
+            workers=self.workers or cores(),
+            weight_decay=self.decay(),
+        )
+
+    def decay(self) -> float:
+        """``weight_decay``, or what suits the optimizer."""
+        return DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
 
     @classmethod
     def for_level(cls, level: str, **given: Any) -> Settings:
@@ -155,6 +166,7 @@ SUITED: dict[str, dict[str, Any]] = {
 }
 
 OPTIMIZERS = {"adamw": optim.AdamW, "adam": optim.Adam, "sgd": optim.SGD}
+DECAY = {"adamw": 0.2, "adam": 0.2, "sgd": 0.0}
 
 
 @dataclass
@@ -218,7 +230,7 @@ def train(
     settings = settings.settled(len(parts.fit))
     labels = LabelSet.from_labels(parts.fit.labels, source or parts.fit.source)
     fit_targets, stop_targets = labels.encode(parts.fit), labels.encode(parts.stop)
-    trained, fit_ids = untrained(parts.fit, labels, settings, source)
+    trained, fit_ids = untrained(parts.fit, labels, settings, source, row_weights)
     model, stop_ids = trained.model, trained.encode(parts.stop.texts)
 
     weight = class_weights(fit_targets, len(labels), settings.class_weight)
@@ -250,11 +262,15 @@ def announce(parts: Split, source: str) -> None:
 
 
 def untrained(
-    fit: Dataset, labels: LabelSet, settings: Settings, source: str = ""
+    fit: Dataset,
+    labels: LabelSet,
+    settings: Settings,
+    source: str = "",
+    row_weights: np.ndarray | None = None,
 ) -> tuple[TrainedClassifier, list[np.ndarray]]:
     """A model with initial weights and the vocabulary of ``fit``; the ids of these texts."""
     tokens = [tokenize(text, settings.level) for text in fit.texts]
-    vocabulary = Vocabulary.build(tokens, settings.min_count)
+    vocabulary = Vocabulary.build(tokens, settings.min_count, weights=row_weights)
     if len(vocabulary) == len(SPECIALS):
         raise InputError(
             f"no token occurs {settings.min_count} times in the texts that train; "
@@ -323,8 +339,8 @@ class Run:
     def make_optimizer(self) -> optim.Optimizer:
         """What changes the parameters, as the settings say."""
         s = self.settings
-        options = {"momentum": 0.9} if s.optimizer == "sgd" else {"weight_decay": s.weight_decay}
-        return OPTIMIZERS[s.optimizer](self.parameters, lr=s.lr, **options)
+        more = {"momentum": 0.9} if s.optimizer == "sgd" else {}
+        return OPTIMIZERS[s.optimizer](self.parameters, lr=s.lr, weight_decay=s.decay(), **more)
 
     def until_it_gets_worse(
         self,

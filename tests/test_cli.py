@@ -289,6 +289,11 @@ def test_bad_arguments(here, data, tmp_path):
     )
     refused("train", data, *out, "--lr", "nan", says=["lr", "positive"])
     refused("train", data, *out, "--dropout", "1.5", says=["dropout", "[0, 1)"])
+    refused("train", data, *out, "--word-dropout", "1", says=["word_dropout", "[0, 1)"])
+    refused("train", data, *out, "--attention-dropout", "-1", says=["attention_dropout", "[0, 1)"])
+    refused("train", data, *out, "--label-smoothing", "2", says=["label_smoothing", "[0, 1)"])
+    refused("train", data, *out, "--weight-decay", "-1", says=["weight_decay", "from 0 on"])
+    refused("train", data, *out, "--weight-decay", "nan", says=["weight_decay", "from 0 on"])
     refused("train", data, *out, "--pooling", "sum", says=["--pooling", "mean"])
     refused("train", data, *out, "--speed", "9", says=["--speed", "--help"])
     refused("train", data, *out, "--device", "gpu", says=["'gpu'", "cuda"])
@@ -597,7 +602,7 @@ def test_a_learning_rate_that_blows_up(data, tmp_path):
 
 def test_help_and_version():
     assert run("--version")[1].startswith("tinygrad_mha 0.")
-    for command in ("train", "evaluate", "predict", "doctor"):
+    for command in ("train", "evaluate", "predict", "explain", "export", "doctor"):
         status, out, _ = run(command, "--help")
         assert status == 0
         assert "usage" in out

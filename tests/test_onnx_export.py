@@ -16,6 +16,7 @@ from tinygrad_mha.models import (
     MultiHeadAttention,
     TextClassifier,
     TrainedClassifier,
+    cli,
     lora,
     onnx_export,
 )
@@ -393,6 +394,26 @@ def test_a_link_stays_a_link(tmp_path):
 
 
 # ------------------------------------------------------------------------------------ errors
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = generated(40, np.random.default_rng(0))
+    settings = Settings(d_model=8, h=2, epochs=1, batch_size=8, workers=1)
+    train(split(data), settings).save("trained")
+    assert cli.main(["export", "trained"]) == 0
+    assert capsys.readouterr() == ("model.onnx: 0.0 MB\n", "")
+    export_folder("trained", "other.onnx")
+    whole = (tmp_path / "model.onnx").read_bytes()
+    assert whole == (tmp_path / "other.onnx").read_bytes()
+    assert cli.main(["export", "trained", "--out", "there.onnx"]) == 0
+    assert whole == (tmp_path / "there.onnx").read_bytes()
+    capsys.readouterr()
+    assert cli.main(["export", "none"]) == 2
+    assert cli.main(["export", "trained", "--out", "no/where.onnx"]) == 1
+    assert [line.split(":")[:2] for line in capsys.readouterr().err.splitlines()] == [
+        ["tinygrad-mha", " none"], ["tinygrad-mha", " no/where.onnx"]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("do", [export_folder, lambda *a: export(small(), a[1])])

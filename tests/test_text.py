@@ -123,6 +123,12 @@ def test_vocabulary_order_is_by_count_then_by_token():
     assert Vocabulary.build([["b", "c", "a"], ["c"]], max_size=4).tokens[2:] == ["c", "a"]
     assert len(Vocabulary.build([])) == 2
     assert (Vocabulary.PAD, Vocabulary.UNKNOWN) == (0, 1)
+    lists, weights = [["a", "a", "b"], ["c"], ["b", "d"]], [0.5, 1.5, 0.75]
+    assert Vocabulary.build(lists, weights=weights).tokens[2:] == ["c", "b", "a", "d"]
+    assert Vocabulary.build(lists, 2, weights=weights).tokens[2:] == ["b", "a"]  # rows count there
+    assert Vocabulary.build(iter(lists), max_size=4, weights=weights).tokens[2:] == ["c", "b"]
+    with pytest.raises(ValueError, match="shorter"):
+        Vocabulary.build(lists, weights=[1.0])
 
 
 def test_encode():

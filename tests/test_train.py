@@ -189,6 +189,23 @@ def test_impossible_settings_are_refused_before_anything_is_read(settings, says)
         Settings(**settings)
 
 
+@pytest.mark.parametrize("given", [None, 0.0, 0.01])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_weight_decay_suits_the_optimizer_unless_it_is_given(optimizer, given, monkeypatch):
+    seen, make = [], Run.make_optimizer
+
+    def watched(self):
+        seen.append(make(self))
+        return seen[0]
+
+    monkeypatch.setattr(Run, "make_optimizer", watched)
+    settings = Settings(**TINY, epochs=1, lr=1e-3, optimizer=optimizer, weight_decay=given)
+    trained = training.train(split(sentences()), settings)
+    want = given if given is not None else {"sgd": 0.0}.get(optimizer, 0.2)
+    assert [group["weight_decay"] for group in seen[0].param_groups] == [want]
+    assert trained.config["training"]["weight_decay"] == want
+
+
 def test_texts_without_a_known_token():
     data = dataset([f"only{k}" for k in range(40)], "xy" * 20)
     with pytest.raises(InputError, match=r"^d\.csv: no token occurs 2 times .* --min-count"):
