@@ -234,7 +234,8 @@ def show_names(corpus: Corpus, model: LanguageModel, options: argparse.Namespace
     end, written = corpus.languages, []
     for k, language in enumerate(corpus.symbols[:end]):
         prompts, room = np.full((100, 1), k), model.max_positions - 1
-        texts = model.generate(prompts, room, options.temperature, seed=options.seed + k, stop=end)
+        how = {"temperature": options.temperature, "top_p": options.top_p, "stop": end}
+        texts = model.generate(prompts, room, seed=options.seed + k, **how)
         texts = [tuple(takewhile(lambda i: i != end, text[1:])) for text in texts.tolist()]
         print(f"{language}  {', '.join(map(corpus.written, texts[:6]))}")
         written += texts
@@ -252,7 +253,8 @@ def show_text(corpus: Corpus, model: LanguageModel, options: argparse.Namespace)
     """How the model goes on after the beginning of the test part."""
     room = model.max_positions
     prompt = corpus.test[0][: room // 4]
-    text = model.generate(prompt, room - len(prompt), options.temperature, seed=options.seed)
+    how = {"temperature": options.temperature, "top_p": options.top_p}
+    text = model.generate(prompt, room - len(prompt), seed=options.seed, **how)
     print(f"{corpus.written(prompt)} | {corpus.written(text[len(prompt) :])}")
 
 
@@ -286,6 +288,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="default: 32 names, or 16 blocks")
     parser.add_argument("--epochs", type=int, help="default: 30 for names, 10 for a text")
     parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--top-p", type=float, default=0.95)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=cores())
     options = parser.parse_args()

@@ -52,7 +52,7 @@ def rows(tuning: bool) -> Split:
 
 
 def few(parts: Split, count: int, draw: int) -> Split:
-    """So many texts of each class, a fifth of which stop early."""
+    """So many texts of each class."""
     rng = np.random.default_rng([count, draw])
     labels = np.array(parts.fit.labels)
     chosen = [rng.permutation(np.flatnonzero(labels == k))[:count] for k in np.unique(labels)]

@@ -1,7 +1,7 @@
 """What a model's answer to one text rests on: a share for each token, and the attention by head.
 
-Two ways to share a score out among the tokens, both from the gradient of the score with respect to
-the embedded tokens x (T, d), which is what the engine is for:
+Three ways to share a score out among the tokens, two of them from the gradient of the score with
+respect to the embedded tokens x (T, d), which is what the engine is for:
 
 gradient × input       x · ∂f/∂x, summed over the width: the score's slope here, times the way from
                        nothing. Exact for a linear model. Small where the score is flat, as behind a
@@ -9,10 +9,13 @@ gradient × input       x · ∂f/∂x, summed over the width: the score's slope
                        any change of size.
 integrated gradients   the same with the gradient averaged over the straight way from a baseline to
                        x: the shares add up to f(x) − f(baseline), but for the steps being finite.
+leave one out          by how much the score falls if a word is taken out of the text: no gradient,
+                       one more text for each word. Of two words that say the same, neither matters.
 
 Sources: Shrikumar et al., Not Just a Black Box: Learning Important Features Through Propagating
 Activation Differences, §2; Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks, §3
-and §5 (how many steps, and that the gap tells). Attention weights are where a head looks, which
+and §5 (how many steps, and that the gap tells); Li, Monroe and Jurafsky, Understanding Neural
+Networks through Representation Erasure, §3. Attention weights are where a head looks, which
 need not be what the answer rests on: Jain and Wallace, Attention is not Explanation, §4.
 """
 
@@ -24,7 +27,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,6 +196,35 @@ def tokens_of(trained: TrainedClassifier, text: str, ids: np.ndarray) -> list[To
     return tokens
 
 
+def words_of(tokens: Sequence[Token], pieces: bool) -> list[list[int]]:
+    """What is left out at once: each token, or all ``pieces`` of a word; never [CLS] and [SEP].
+
+    A word ends at a blank and at a punctuation mark, but not at an apostrophe.
+
+    Examples
+    --------
+    >>> tokens = [Token("[CLS]", "[CLS]", special=True), Token("play", "play")]
+    >>> tokens += [Token("ing", "##ing", glued=True), Token(",", ",", glued=True)]
+    >>> words_of(tokens, pieces=True)
+    [[1, 2], [3]]
+    """
+    words: list[list[int]] = []
+    for k, token in enumerate(tokens):
+        if token.special:
+            continue
+        before = tokens[words[-1][-1]].text if words else ""
+        if pieces and token.glued and in_word(token.text) and in_word(before):
+            words[-1].append(k)
+        else:
+            words.append([k])
+    return words
+
+
+def in_word(text: str) -> bool:
+    """Whether it is no punctuation mark."""
+    return text in ("'", "’") or any(unicodedata.category(c)[0] in "LMN" for c in text)
+
+
 def baseline_of(trained: TrainedClassifier, ids: np.ndarray, tokens: Sequence[Token]) -> Any:
     """Ids of a text of the same length that says nothing: unknown tokens, between the special ones.
 
@@ -233,6 +265,10 @@ class Explanation:
         What the text is compared with, in words.
     attention : array (layers, heads, T, T)
         Row: the token that looks. Column: where to. Rows sum to 1.
+    words : list of W lists of int
+        The tokens of each word that was left out.
+    without : array (W, classes)
+        All scores of the text without the word.
     """
 
     text: str
@@ -248,6 +284,8 @@ class Explanation:
     steps: int
     baseline: str
     attention: np.ndarray
+    words: list[list[int]] = field(default_factory=list)
+    without: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def predicted(self) -> int:
@@ -265,6 +303,21 @@ class Explanation:
         if not self.tokens:
             return np.zeros(0)
         return self.attention.mean(axis=(0, 1, 2), dtype=np.float64)
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """(T,): by how much the target's score falls without the token's word; NaN: it has none."""
+        falls = np.full(len(self.tokens), np.nan)
+        for word, scores in zip(self.words, self.without, strict=True):
+            falls[word] = self.score - scores[self.target]
+        return falls
+
+    @property
+    def turns(self) -> list[tuple[list[int], int]]:
+        """The words without which the answer would be another label, and that label."""
+        best = self.without.argmax(axis=1).tolist() if self.words else []
+        pairs = zip(self.words, best, strict=True)
+        return [(word, k) for word, k in pairs if k != self.predicted]
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as JSON has it; numbers rounded to 6 digits after the point."""
@@ -284,6 +337,15 @@ class Explanation:
                     "attention": round(float(a), 6),
                 }
                 for token, g, s, a in shares
+            ],
+            "left_out": [
+                {
+                    "word": "".join(self.tokens[k].text for k in word),
+                    "tokens": word,
+                    "label": self.labels[int(scores.argmax())],
+                    "effect": round(float(self.score - scores[self.target]), 6),
+                }
+                for word, scores in zip(self.words, self.without, strict=True)
             ],
             "cut": self.cut,
             "logit": round(self.score, 6),
@@ -348,6 +410,8 @@ def explain(
     chosen = int(logits.argmax()) if target is None else trained.labels.index(target)
     score = base = float(logits[chosen])
     first = integrated = np.zeros(0)
+    words = words_of(tokens, pieces=hasattr(trained.model, "encoder"))
+    without = trained.logits([np.delete(ids, word) for word in words])
     compared = "as many unknown tokens"
     if tokens:
         f = lambda x: scores(trained.model, ids, x)[:, chosen]
@@ -359,7 +423,7 @@ def explain(
         integrated, base, score = integrated_gradients(f, x, start, steps)
     return Explanation(
         text, tokens, cut, trained.labels, tg.softmax(logits), chosen, first, integrated,
-        score, base, steps, compared, attention,
+        score, base, steps, compared, attention, words, without,
     )  # fmt: skip
 
 
@@ -411,8 +475,8 @@ def table(e: Explanation, colour: bool = False) -> list[str]:
     good 0.900   bad 0.100
     <BLANKLINE>
     what speaks for good:
-    token             gradient × input      integrated gradients  attention
-    fine                 │█▌        +0.500       │██████    +2.000       1.00
+    token             gradient × input   integrated gradients attention  left out
+    fine                 │█▌       +0.500       │██████   +2.000      1.00
     """
     lines = [top(e), ""]
     if e.cut:
@@ -420,19 +484,21 @@ def table(e: Explanation, colour: bool = False) -> list[str]:
     if not e.tokens:
         return [*lines, "the text has no tokens: this is the answer to nothing"]
     lines.append(fitted(f"what speaks for {shown(e.labels[e.target])}:", WIDTH).rstrip())
-    lines.append("token             gradient × input      integrated gradients  attention")
+    lines.append("token             gradient × input   integrated gradients attention  left out")
     strength = np.maximum(abs(e.gradient_input), abs(e.integrated))
     full = strength.max() or 1.0  # one scale for both
     rows = np.sort(np.argsort(-strength, kind="stable")[:ROWS])
+    falls, first = e.left_out, {word[0] for word in e.words}
     for k in rows:
         cells = [fitted(shown(e.tokens[k].name), 14)]
         for share in (e.gradient_input[k], e.integrated[k]):
-            cells.append(f"{bar(share / full, colour)} {share:+9.3f}")
-        lines.append(f"{' '.join(cells)} {e.received[k]:10.2f}")
+            cells.append(f"{bar(share / full, colour)} {share:+8.3f}")
+        fall = f" {falls[k]:+9.3f}" if k in first else ""
+        lines.append(f"{' '.join(cells)} {e.received[k]:9.2f}{fall}")
     if len(rows) < len(e.tokens):
         lines.append(f"… and {len(e.tokens) - len(rows)} weaker tokens; --out and --json have all")
     gap = " " * (2 * CELLS + 1)
-    sums = (f"{gap} {share.sum():+9.3f}" for share in (e.gradient_input, e.integrated))
+    sums = (f"{gap} {share.sum():+8.3f}" for share in (e.gradient_input, e.integrated))
     lines += [f"{'sum':14} {' '.join(sums)}", ""]
     lines.append(
         f"score {e.score:+.3f}; of {e.baseline} {e.base_score:+.3f}; difference "
@@ -440,7 +506,21 @@ def table(e: Explanation, colour: bool = False) -> list[str]:
     )
     lines.append(f"integrated gradients add up to it, but for {e.gap:+.4f} ({e.steps} steps);")
     lines.append("gradient × input is the slope at this very text, and need not add up")
+    if e.words:
+        lines += ["left out: by how much the score falls without the word", *turn_lines(e)]
     return [*lines, "", *head_lines(e)]
+
+
+def turn_lines(e: Explanation) -> list[str]:
+    """The first words without which the answer would be another one."""
+    lines = []
+    for word, label in e.turns[:TOP]:
+        name = fitted(shown("".join(e.tokens[k].text for k in word)), 20).rstrip()
+        lines.append(
+            fitted(f"without {name} the answer is {shown(e.labels[label])}", WIDTH).rstrip()
+        )
+    more = len(e.turns) - TOP
+    return [*lines, *([f"and without {more} other words, another answer"] if more > 0 else [])]
 
 
 def top(e: Explanation) -> str:

@@ -30,6 +30,7 @@ BARS = 6  # labels with a bar
 SHARES = {
     "integrated": ("ig", "integrated gradients"),
     "gradient_input": ("gi", "gradient × input"),
+    "left_out": ("lo", "left out"),
 }
 
 
@@ -92,17 +93,24 @@ def data_of(e: Explanation) -> dict[str, Any]:
     """What the script needs: attention (heads, T, T) in 65535ths, two bytes each, little-endian."""
     order = peaked(e)
     count = len(e.tokens)
+    turns = {k: label for word, label in e.turns for k in word}
     kept = sorted(order[: max(1, MOST // max(1, count**2))])
     weights = np.array([e.attention[layer, head] for layer, head in kept])
     bits = np.rint(weights.astype(np.float64) * 65535).astype("<u2")
     return {
         "tokens": [shown(token.name) for token in e.tokens],
-        "shares": {name: getattr(e, name).tolist() for name in SHARES},
+        "shares": {name: [plain(x) for x in getattr(e, name)] for name in SHARES},
+        "turns": [shown(e.labels[turns[k]]) if k in turns else None for k in range(count)],
         "received": e.received.tolist(),
         "heads": [[layer + 1, head + 1] for layer, head in kept],
         "layers": len(e.attention),
         "attention": base64.b64encode(bits.tobytes()).decode(),
     }
+
+
+def plain(x: float) -> float | None:
+    """A number as JSON has it, which knows no NaN."""
+    return None if np.isnan(x) else float(x)
 
 
 def embedded(data: Any) -> str:
@@ -118,7 +126,9 @@ def embedded(data: Any) -> str:
 
 
 def signed(x: float, digits: int = 3) -> str:
-    """A number with its sign, typeset."""
+    """A number with its sign, typeset; nothing for NaN."""
+    if np.isnan(x):
+        return ""
     return f"{x:+.{digits}f}".replace("-", "−")
 
 
@@ -155,13 +165,13 @@ def bars(e: Explanation) -> str:
 
 def words(e: Explanation) -> str:
     """The text, each token with its shares as variables of its style."""
-    full = {name: float(abs(getattr(e, name)).max(initial=0)) or 1.0 for name in SHARES}
+    full = {name: largest(e, name) or 1.0 for name in SHARES}
     short = sum(len(t.text) for t in e.tokens) <= SHORT and all(t.glued for t in e.tokens)
     parts = []
     for k, token in enumerate(e.tokens):
         kinds, style = ["token"], []
         for name, (kind, _) in SHARES.items():
-            share = float(getattr(e, name)[k])
+            share = float(np.nan_to_num(getattr(e, name)[k]))
             style.append(f"--{kind}:{abs(share) / full[name]:.3f}")
             if share < 0:
                 kinds.append(f"{kind}-against")
@@ -182,8 +192,13 @@ def words(e: Explanation) -> str:
 
 def numbers(e: Explanation, k: int) -> str:
     """A token's shares, in words."""
-    shares = [f"{name} {signed(getattr(e, a)[k])}" for a, (_, name) in SHARES.items()]
+    shares = [f"{name} {signed(getattr(e, a)[k]) or '–'}" for a, (_, name) in SHARES.items()]
     return f"{', '.join(shares)}, attention received {e.received[k]:.2f}"
+
+
+def largest(e: Explanation, name: str) -> float:
+    """The largest share, whatever its sign; 0 if there is none."""
+    return float(np.nan_to_num(abs(getattr(e, name))).max(initial=0))
 
 
 def notes(e: Explanation) -> str:
@@ -199,10 +214,14 @@ def notes(e: Explanation) -> str:
             "The slope at this very text, times the embedded token. The shares add up to "
             f"{signed(e.gradient_input.sum())}, which need not be the difference, {difference}."
         ),
+        "left_out": (
+            "By how much the score falls if this word is taken out of the text. Of two words that "
+            f"say the same, neither matters. {turned(e)}"
+        ),
     }
     lines = []
     for attribute, (kind, _) in SHARES.items():
-        full = float(abs(getattr(e, attribute)).max(initial=0))
+        full = largest(e, attribute)
         lines.append(
             f'<div class="legend {kind}-only"><span>{signed(-full, 2)}</span>'
             f'<span class="scale"></span><span>{signed(full, 2)}</span></div>'
@@ -215,11 +234,28 @@ def notes(e: Explanation) -> str:
     return "\n".join(lines)
 
 
+def turned(e: Explanation) -> str:
+    """Whether one word decides the answer."""
+    if not e.words:
+        return ""
+    if not e.turns:
+        return "No single word decides the answer."
+    names = []
+    for word, label in e.turns[:BARS]:
+        name = shown("".join(e.tokens[k].text for k in word))
+        names.append(f"<bdi>{escape(name)}</bdi> (<bdi>{escape(shown(e.labels[label]))}</bdi>)")
+    more = len(e.turns) - len(names)
+    rest = f" or one of {more} more" if more else ""
+    return f"The answer is another one without {', '.join(names)}{rest}."
+
+
 def rows(e: Explanation) -> str:
     """The table of all numbers."""
-    lines = []
+    lines, first = [], {word[0] for word in e.words}
     for k, token in enumerate(e.tokens):
-        cells = [signed(getattr(e, name)[k], 4) for name in SHARES] + [f"{e.received[k]:.3f}"]
+        cells = [signed(getattr(e, name)[k], 4) for name in SHARES]
+        cells[-1] *= k in first  # once for all pieces of a word
+        cells.append(f"{e.received[k]:.3f}")
         inside = "".join(f"<td>{cell}</td>" for cell in cells)
         lines.append(
             f'<tr><th scope="row"><bdi>{escape(shown(token.name))}</bdi></th>{inside}</tr>'
@@ -276,14 +312,15 @@ $bars
 <section class="card" aria-label="The text">
 <h2>What speaks for <bdi>$target</bdi></h2>
 <input type="radio" name="way" id="ig" checked><label for="ig">integrated gradients</label><input
- type="radio" name="way" id="gi"><label for="gi">gradient × input</label>
+ type="radio" name="way" id="gi"><label for="gi">gradient × input</label><input
+ type="radio" name="way" id="lo"><label for="lo">leave one out</label>
 $words
 <p id="chosen" class="note" hidden></p>
 $notes
 <details open><summary>All numbers</summary>
 <div class="wide"><table>
 <thead><tr><th scope="col">token</th><th scope="col">integrated</th><th scope="col">gradient ×
- input</th><th scope="col">attention received</th></tr></thead>
+ input</th><th scope="col">left out</th><th scope="col">attention received</th></tr></thead>
 <tbody>
 $rows
 </tbody></table></div></details>
@@ -358,10 +395,12 @@ input[type=radio] { position: absolute; opacity: 0 }
 input + label { display: inline-block; padding: 4px 12px; border: 1px solid var(--line);
   font-size: .85rem; cursor: pointer; color: var(--soft) }
 #ig + label { border-radius: 99px 0 0 99px }
-#gi + label { border-radius: 0 99px 99px 0; border-left: 0 }
+#gi + label { border-left: 0; border-right: 0 }
+#lo + label { border-radius: 0 99px 99px 0 }
 input:checked + label { background: var(--ink); color: var(--card); border-color: var(--ink) }
 input:focus-visible + label { outline: 2px solid var(--mark); outline-offset: 2px }
-#ig:checked ~ .gi-only, #gi:checked ~ .ig-only { display: none }
+#ig:checked ~ .gi-only, #gi:checked ~ .ig-only, #lo:checked ~ :is(.ig-only, .gi-only),
+  :is(#ig, #gi):checked ~ .lo-only { display: none }
 #chosen { min-height: 3em }
 .words { margin: 16px 0 6px; font-size: 1.12rem; line-height: 2.05; overflow-wrap: anywhere }
 .large { font-size: 2rem; line-height: 1.7 }
@@ -370,7 +409,9 @@ input:focus-visible + label { outline: 2px solid var(--mark); outline-offset: 2p
   border-bottom: 3px solid rgb(var(--pole) / var(--v)) }
 .ig-against { --pole: var(--against); border-bottom-style: dashed }
 #gi:checked ~ .words .token { --v: var(--gi); --pole: var(--for); border-bottom-style: solid }
-#gi:checked ~ .words .gi-against { --pole: var(--against); border-bottom-style: dashed }
+#lo:checked ~ .words .token { --v: var(--lo); --pole: var(--for); border-bottom-style: solid }
+#gi:checked ~ .words .gi-against, #lo:checked ~ .words .lo-against {
+  --pole: var(--against); border-bottom-style: dashed }
 .special { color: var(--soft); font-size: .7em }
 .unknown { text-decoration: underline dotted }
 .token.chosen { box-shadow: 0 0 0 2px var(--mark) }
@@ -479,6 +520,8 @@ function choose(k, focus) {
   if (focus) tokens[k].focus();
   $("chosen").textContent = D.tokens[k] + ": integrated " + signed(D.shares.integrated[k]) +
     ", gradient × input " + signed(D.shares.gradient_input[k]) +
+    (D.shares.left_out[k] === null ? "" : ", left out " + signed(D.shares.left_out[k])) +
+    (D.turns[k] === null ? "" : " (then the answer is " + D.turns[k] + ")") +
     ", attention received " + two(D.received[k]);
   const mean = Array.from({length: T}, (_, j) => [j, 0]);
   for (let h = 0; h < heads.length; h++)

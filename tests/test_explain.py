@@ -236,6 +236,65 @@ def test_weights_of_an_encoder_are_those_computed_by_hand(float64):
 
 
 @both
+@pytest.mark.parametrize("target", [0, 1])
+def test_leaving_a_word_out_is_asking_for_the_text_without_it(kind, target, float64):
+    trained = KINDS[kind](dtype=np.float64)
+    level = [["abc", "d", "jh"], ["a", "b", "c", " ", "d", " ", "j", "h"]][kind == "scratch"]
+    e = explain.explain(trained, "abc d jh", trained.labels[target])
+    assert ["".join(e.tokens[k].text for k in word) for word in e.words] == level
+    join = (" " if kind == "tuned" else "").join
+    texts = [join(level[:k] + level[k + 1 :]) for k in range(len(level))]
+    logits = trained.logits(trained.encode(texts))
+    np.testing.assert_allclose(e.without, logits, atol=1e-12)
+    whole = trained.logits(trained.encode(["abc d jh"]))[0]
+    falls = whole[target] - logits[:, target]
+    assert np.ptp(falls) > 0.01
+    for word, fall in zip(e.words, falls, strict=True):
+        np.testing.assert_allclose(e.left_out[word], fall, atol=1e-12)
+    own = sorted(k for word in e.words for k in word)
+    assert own == [k for k, t in enumerate(e.tokens) if not t.special]
+    assert np.isnan(np.delete(e.left_out, own)).all()
+    answers = trained.predict(texts)
+    plain = trained.predict(["abc d jh"])[0]
+    other = [(w, a) for w, a in zip(e.words, answers, strict=True) if a != plain]
+    assert [(word, e.labels[k]) for word, k in e.turns] == other
+
+
+def test_words_of_an_encoder():
+    tokens = [explain.Token("[CLS]", "[CLS]", special=True)]
+    for part in "don ' t stop . . . 東京 | re ##read ##ing - it , now ! | I ’ m".split(" | "):
+        for k, piece in enumerate(part.split()):
+            text = piece.removeprefix("##")
+            tokens.append(explain.Token(text, piece, glued=k > 0 and text not in ("stop", "now")))
+    words = explain.words_of(tokens, pieces=True)
+    said = ["".join(tokens[k].text for k in word) for word in words]
+    assert said == ["don't", "stop", *"...", "東京", "rereading", "-", "it", ",", "now", "!", "I’m"]
+    alone = explain.words_of(tokens, pieces=False)
+    assert alone == [[k] for k in range(1, len(tokens))]
+
+
+def test_a_word_that_decides_is_named():
+    e = explain.explain(scratch(), "abcj")
+    falls = np.array([[5.0, 0, 0], [0, 5.0, 0], [0, 0, 5.0], [0, 5.0, 0]])
+    e = replace(e, without=falls)
+    others = [(w, e.labels[k]) for w, k in zip(e.words, (0, 1, 2, 1), strict=True)]
+    others = [(w[0], label) for w, label in others if label != e.labels[e.predicted]]
+    assert len(others) >= 2
+    said = explain.table(e)
+    for k, label in others:
+        assert f"without {e.tokens[k].name} the answer is {label}" in said
+    page = explain_page.page(e)
+    assert f"<bdi>{e.tokens[others[0][0]].name}</bdi> (<bdi>" in page
+    many = of_one_token_each(e, "abcdefghij")
+    count = len(many.turns)
+    assert count > 6
+    assert f"and without {count - 4} other words, another answer" in explain.table(many)
+    assert f"or one of {count - 6} more" in explain_page.page(many)
+    same = replace(e, without=np.eye(3)[[e.predicted] * 4])
+    assert "No single word decides the answer." in explain_page.page(same)
+
+
+@both
 def test_the_model_is_not_changed_and_answers_the_same(kind):
     trained = KINDS[kind]()
     trained.model.eval()
@@ -363,6 +422,10 @@ def test_the_command(kind, folders, here, tmp_path):
     for name, mine in (("integrated_gradients", e.integrated), ("attention", e.received)):
         np.testing.assert_allclose([t[name] for t in said["tokens"]], mine, atol=1e-6)
     np.testing.assert_allclose(said["attention"], e.attention, atol=1e-6)
+    falls = {k: x["effect"] for x in said["left_out"] for k in x["tokens"]}
+    mine = [falls.get(k, np.nan) for k in range(len(e.tokens))]
+    np.testing.assert_allclose(mine, e.left_out, atol=1e-6)
+    assert "".join(x["word"] for x in said["left_out"]) in ("abcjda", "abc jda")
     assert said["gap"] == pytest.approx(e.gap, abs=1e-6)
     status, out, _ = here(folders[kind], "abc jda", "--target", trained.labels[0], "--json")
     assert json.loads(out.splitlines()[-1])["target"] == trained.labels[0]
@@ -393,19 +456,22 @@ def test_what_the_table_says():
     e = explain.Explanation(
         "not bad", tokens, False, ["down", "flat", "up"], np.array([0.2, 0.1, 0.7]), 2,
         np.array([0.5, -0.25]), np.array([-1.0, 3.0]), 2.5, 0.5, 32, "zeros", weights,
+        [[0], [1]], np.array([[0.0, 1.0, 3.0], [2.0, 1.0, -3.5]]),
     )  # fmt: skip
     assert explain.table(e) == [
         "up 0.700   down 0.200   flat 0.100",
         "",
         "what speaks for up:",
-        "token             gradient × input      integrated gradients  attention",
-        "not                  │█         +0.500     ██│          -1.000       0.46",
-        "bad                 ▐│          -0.250       │██████    +3.000       0.54",
-        "sum                             +0.250                  +2.000",
+        "token             gradient × input   integrated gradients attention  left out",
+        "not                  │█        +0.500     ██│         -1.000      0.46    -0.500",
+        "bad                 ▐│         -0.250       │██████   +3.000      0.54    +6.000",
+        "sum                            +0.250                 +2.000",
         "",
         "score +2.500; of zeros +0.500; difference +2.000",
         "integrated gradients add up to it, but for +0.0000 (32 steps);",
         "gradient × input is the slope at this very text, and need not add up",
+        "left out: by how much the score falls without the word",
+        "without bad the answer is down",
         "",
         "what each head looks at most",
         "head  1   0.75   not → bad",
@@ -518,7 +584,10 @@ def of_one_token_each(e, texts):
     tokens = [explain.Token(text, text) for text in texts]
     shares = np.linspace(-1, 1, len(texts))
     weights = np.full((1, 2, len(texts), len(texts)), 1 / len(texts))
-    return replace(e, tokens=tokens, gradient_input=shares, integrated=shares, attention=weights)
+    shares = {"gradient_input": shares, "integrated": shares, "attention": weights}
+    words = [[k] for k in range(len(texts))]
+    without = np.random.default_rng(0).standard_normal((len(texts), len(e.labels)))
+    return replace(e, tokens=tokens, **shares, words=words, without=without)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "other"])
@@ -536,6 +605,8 @@ def test_the_page_parses_and_its_data_survive(kind, text):
     assert found.words == [explain.shown(t.text) for t in e.tokens]
     assert data["shares"]["integrated"] == e.integrated.tolist()
     assert data["shares"]["gradient_input"] == e.gradient_input.tolist()
+    told = [np.nan if x is None else x for x in data["shares"]["left_out"]]
+    np.testing.assert_array_equal(told, e.left_out)
     bits = np.frombuffer(base64.b64decode(data["attention"]), "<u2")
     where = [(layer - 1, head - 1) for layer, head in data["heads"]]
     weights = bits.reshape(len(where), len(e.tokens), len(e.tokens)) / 65535
@@ -554,14 +625,19 @@ def test_the_page_parses_and_its_data_survive(kind, text):
 def test_what_the_page_says_without_a_script():
     e = explain.explain(scratch(), "abcj", target="-")
     text = explain_page.page(e)
-    rows = re.findall(r'<span class="(token.*?)" style="--ig:([\d.]+);--gi:([\d.]+)"', text)
+    style = r'style="--ig:([\d.]+);--gi:([\d.]+);--lo:([\d.]+)"'
+    rows = re.findall(rf'<span class="(token.*?)" {style}', text)
     assert len(rows) == 4
-    for (kinds, ig, gi), s, g in zip(rows, e.integrated, e.gradient_input, strict=True):
+    shares = zip(e.integrated, e.gradient_input, e.left_out, strict=True)
+    for (kinds, ig, gi, lo), (s, g, out) in zip(rows, shares, strict=True):
+        assert float(lo) == pytest.approx(abs(out) / abs(e.left_out).max(), abs=1e-3)
+        assert ("lo-against" in kinds) == (out < 0)
         assert float(ig) == pytest.approx(abs(s) / abs(e.integrated).max(), abs=1e-3)
         assert float(gi) == pytest.approx(abs(g) / abs(e.gradient_input).max(), abs=1e-3)
         assert ("ig-against" in kinds, "gi-against" in kinds) == (s < 0, g < 0)
-    for s, a in zip(e.integrated, e.received, strict=True):
+    for s, out, a in zip(e.integrated, e.left_out, e.received, strict=True):
         assert f"<td>{s:+.4f}</td>".replace("-", "−") in text
+        assert f"<td>{out:+.4f}</td>".replace("-", "−") in text
         assert f"<td>{a:.3f}</td>" in text
     for p in e.probabilities:
         assert f"width:{100 * p:.2f}%" in text
@@ -733,8 +809,25 @@ def test_a_walk_through_the_page(browser, tmp_path):
     browser.click("label[for=gi]")
     assert js("document.getElementById('gi').checked")
     assert js(color) != one
-    shown = "[...document.querySelectorAll('.ig-only, .gi-only')].map(x => x.offsetHeight > 0)"
-    assert js(shown) == [False, False, True, True]
+    kinds = "document.querySelectorAll('.ig-only, .gi-only, .lo-only')"
+    shown = f"[...{kinds}].map(x => x.offsetHeight > 0)"
+    assert js(shown) == [False, False, True, True, False, False]
+    two = js(color)
+    browser.click("label[for=lo]")
+    assert js(color) not in (one, two)
+    assert js(shown) == [False, False, False, False, True, True]
+    pieces = (
+        "[...document.querySelectorAll('.token')].map(t => getComputedStyle(t).backgroundColor)"
+    )
+    of_piece = js(pieces)
+    assert len(set(of_piece[1:4])) == len(set(of_piece[4:6])) == 1  # a word has one colour
+    assert len({of_piece[k] for k in (0, 1, 4)}) == 3
+    browser.mouse(".token:nth-of-type(3)")
+    fall = f"left out {e.left_out[2]:+.3f}".replace("-", "−")
+    assert fall in js("document.getElementById('chosen').textContent")
+    browser.mouse(".token:nth-of-type(1)")
+    assert "left out" not in js("document.getElementById('chosen').textContent")
+    browser.click(".token:nth-of-type(7)")
     # a head, enlarged
     browser.click(".layer:nth-of-type(2) .head")
     assert js("document.getElementById('big').open")
