@@ -313,6 +313,11 @@ class Explanation:
         return falls
 
     @property
+    def unit(self) -> str:
+        """What is left out at once."""
+        return "token" if all(t.glued for t in self.tokens if not t.special) else "word"
+
+    @property
     def turns(self) -> list[tuple[list[int], int]]:
         """The words without which the answer would be another label, and that label."""
         best = self.without.argmax(axis=1).tolist() if self.words else []
@@ -507,7 +512,7 @@ def table(e: Explanation, colour: bool = False) -> list[str]:
     lines.append(f"integrated gradients add up to it, but for {e.gap:+.4f} ({e.steps} steps);")
     lines.append("gradient × input is the slope at this very text, and need not add up")
     if e.words:
-        lines += ["left out: by how much the score falls without the word", *turn_lines(e)]
+        lines += [f"left out: by how much the score falls without the {e.unit}", *turn_lines(e)]
     return [*lines, "", *head_lines(e)]
 
 
@@ -520,7 +525,7 @@ def turn_lines(e: Explanation) -> list[str]:
             fitted(f"without {name} the answer is {shown(e.labels[label])}", WIDTH).rstrip()
         )
     more = len(e.turns) - TOP
-    return [*lines, *([f"and without {more} other words, another answer"] if more > 0 else [])]
+    return [*lines, *([f"and without {more} other {e.unit}s, another answer"] if more > 0 else [])]
 
 
 def top(e: Explanation) -> str:

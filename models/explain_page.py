@@ -215,8 +215,8 @@ def notes(e: Explanation) -> str:
             f"{signed(e.gradient_input.sum())}, which need not be the difference, {difference}."
         ),
         "left_out": (
-            "By how much the score falls if this word is taken out of the text. Of two words that "
-            f"say the same, neither matters. {turned(e)}"
+            f"By how much the score falls if a {e.unit} is taken out of the text. Of two {e.unit}s "
+            f"that say the same, neither matters. {turned(e)}"
         ),
     }
     lines = []
@@ -239,7 +239,7 @@ def turned(e: Explanation) -> str:
     if not e.words:
         return ""
     if not e.turns:
-        return "No single word decides the answer."
+        return f"No single {e.unit} decides the answer."
     names = []
     for word, label in e.turns[:BARS]:
         name = shown("".join(e.tokens[k].text for k in word))
@@ -313,7 +313,7 @@ $bars
 <h2>What speaks for <bdi>$target</bdi></h2>
 <input type="radio" name="way" id="ig" checked><label for="ig">integrated gradients</label><input
  type="radio" name="way" id="gi"><label for="gi">gradient × input</label><input
- type="radio" name="way" id="lo"><label for="lo">leave one out</label>
+ type="radio" name="way" id="lo"><label for="lo">left out</label>
 $words
 <p id="chosen" class="note" hidden></p>
 $notes
@@ -392,11 +392,8 @@ h1 small { font-size: 1.2rem }
 .rest { color: var(--soft) }
 .number, td { text-align: right; font-variant-numeric: tabular-nums }
 input[type=radio] { position: absolute; opacity: 0 }
-input + label { display: inline-block; padding: 4px 12px; border: 1px solid var(--line);
-  font-size: .85rem; cursor: pointer; color: var(--soft) }
-#ig + label { border-radius: 99px 0 0 99px }
-#gi + label { border-left: 0; border-right: 0 }
-#lo + label { border-radius: 0 99px 99px 0 }
+input + label { display: inline-block; padding: 4px 11px; border: 1px solid var(--line);
+  border-radius: 99px; margin: 0 5px 5px 0; font-size: .85rem; cursor: pointer; color: var(--soft) }
 input:checked + label { background: var(--ink); color: var(--card); border-color: var(--ink) }
 input:focus-visible + label { outline: 2px solid var(--mark); outline-offset: 2px }
 #ig:checked ~ .gi-only, #gi:checked ~ .ig-only, #lo:checked ~ :is(.ig-only, .gi-only),

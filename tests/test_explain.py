@@ -262,7 +262,7 @@ def test_leaving_a_word_out_is_asking_for_the_text_without_it(kind, target, floa
 
 def test_words_of_an_encoder():
     tokens = [explain.Token("[CLS]", "[CLS]", special=True)]
-    for part in "don ' t stop . . . 東京 | re ##read ##ing - it , now ! | I ’ m".split(" | "):
+    for part in ["don ' t stop . . . 東京", "re ##read ##ing - it , now !", "I ’ m"]:
         for k, piece in enumerate(part.split()):
             text = piece.removeprefix("##")
             tokens.append(explain.Token(text, piece, glued=k > 0 and text not in ("stop", "now")))
@@ -291,7 +291,7 @@ def test_a_word_that_decides_is_named():
     assert f"and without {count - 4} other words, another answer" in explain.table(many)
     assert f"or one of {count - 6} more" in explain_page.page(many)
     same = replace(e, without=np.eye(3)[[e.predicted] * 4])
-    assert "No single word decides the answer." in explain_page.page(same)
+    assert "No single token decides the answer." in explain_page.page(same)
 
 
 @both
