@@ -14,7 +14,7 @@ import tinygrad_mha as tg
 ROOT = Path(__file__).parents[1]
 MODULES = [
     m.name
-    for package in ("tinygrad_mha", "tinygrad_mha.models")
+    for package in ("tinygrad_mha", "tinygrad_mha.models", "tinygrad_mha.study")
     for m in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}.")
     if not m.name.endswith("__main__")
 ] + ["tinygrad_mha"]

@@ -1,0 +1,1 @@
+"""Real bugs of backward passes, each small enough to be repaired."""
