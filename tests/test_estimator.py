@@ -1092,3 +1092,29 @@ def test_a_base_for_real(monkeypatch, tmp_path):
     np.testing.assert_allclose(one_by_one, want, atol=1e-6)  # in float32
     (tmp_path / "texts").write_text("\n".join(X), encoding="utf-8")
     assert main(["predict", str(tmp_path / "model"), str(tmp_path / "texts")]) == 0
+
+
+@needs_sklearn
+@pytest.mark.filterwarnings("ignore")  # of the tokenizers library
+def test_minilm_for_real():
+    """The published model: what cross-validation finds on a few texts of two kinds."""
+    from sklearn.model_selection import cross_val_score
+
+    from tinygrad_mha.models import pretrained
+
+    pytest.importorskip("tokenizers", reason="extra: hub")
+    try:
+        pretrained.find("minilm")
+    except InputError as e:
+        pytest.skip(str(e))
+    X = ["I love this", "what a wonderful day", "great, thank you", "so happy about it"]
+    X += ["the best film ever", "brilliant work", "she smiled with joy", "delicious food"]
+    X += ["I hate this", "what an awful day", "terrible, go away", "so sad about it"]
+    X += ["the worst film ever", "useless work", "she cried in pain", "disgusting food"]
+    y = [True] * 8 + [False] * 8
+    estimator = TextClassifierEstimator(
+        base="minilm", tune="head", epochs=40, workers=1, random_state=0
+    )
+    assert cross_val_score(estimator, X, y, cv=4).mean() >= 0.75
+    estimator.fit(X, y)
+    assert estimator.predict(["a lovely evening", "a dreadful evening"]).tolist() == [True, False]
