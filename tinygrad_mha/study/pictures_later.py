@@ -1,0 +1,138 @@
+"""The pictures of the book's chapters 7 to 12, each drawn from what the project computes.
+
+    python -m tinygrad_mha.study.pictures_later            # all of them; needs matplotlib
+
+The same numbers give the same file, so that a commit shows what changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tinygrad_mha as tg
+from tinygrad_mha.attention import attention_weights
+
+FOLDER = Path(__file__).with_name("book") / "pictures"
+GREY = "#808890"  # text that can be read on white and on black
+BLUE, ORANGE, GREEN, VIOLET, RED = "#2f81f7", "#e0823d", "#3fa36b", "#a371f7", "#d1495b"
+
+PICTURES: dict[str, Callable[[], Any]] = {}  # file -> what draws it
+
+
+def picture(draw: Callable[[], Any]) -> Callable[[], Any]:
+    """Enter a function in the list; the picture's file has its name."""
+    PICTURES[f"{draw.__name__}.svg"] = draw
+    return draw
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, draw in PICTURES.items():
+        tg.set_default_dtype(np.float32)
+        tg.manual_seed(0)
+        figure = draw()
+        figure.savefig(
+            FOLDER / name,
+            format="svg",
+            transparent=True,
+            bbox_inches="tight",
+            metadata={"Date": None},
+        )
+        pyplot().close(figure)
+        print(FOLDER / name)
+
+
+def pyplot() -> Any:
+    """matplotlib's, without anything that changes from run to run."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams |= {"svg.hashsalt": "book", "font.size": 10, "text.color": GREY}
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def panels(count: int, width: float = 4.0, height: float = 3.0) -> tuple[Any, list[Any]]:
+    """A figure with so many axes beside each other, in colours that suit any page."""
+    plt = pyplot()
+    figure, grid = plt.subplots(1, count, figsize=(width * count, height), squeeze=False)
+    for axes in grid[0]:
+        axes.tick_params(colors=GREY, which="both")
+        axes.spines[:].set_color(GREY)
+        axes.spines[["top", "right"]].set_visible(False)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_color(GREY)
+    figure.subplots_adjust(wspace=0.3)
+    return figure, list(grid[0])
+
+
+# ----------------------------------------------------------------------------- 7: attention
+
+
+@picture
+def attention_scale() -> Any:
+    """The largest of 16 weights, and the gradient of the scores, with and without 1/√d."""
+    widths = 4 ** np.arange(6)
+    figure, (left, right) = panels(2)
+    cases = ("without the scale", RED, lambda d: 1), ("with 1/√d", BLUE, lambda d: d**-0.5)
+    for name, colour, scale in cases:
+        peak, slope = zip(*(look(int(d), scale(int(d))) for d in widths), strict=True)
+        left.plot(widths, peak, "o-", color=colour, label=name)
+        right.plot(widths, slope, "o-", color=colour, label=name)
+    for axes, title in (left, "largest of 16 weights (mean)"), (right, "length of ds (median)"):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(widths, [str(d) for d in widths])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("d", color=GREY)
+        axes.set_title(title)
+    left.set_ylim(0, 1.05)
+    left.legend(frameon=False, loc="center right")
+    return figure
+
+
+def look(d: int, scale: float, keys: int = 16, rows: int = 1000) -> tuple[float, float]:
+    """As in the chapter: a query's largest weight, and what comes back to its scores."""
+    rng = np.random.default_rng(0)
+    q, k = rng.standard_normal((rows, 1, d)), rng.standard_normal((rows, keys, d))
+    p = tg.softmax((q @ k.swapaxes(-1, -2))[:, 0] * scale)
+    g = rng.standard_normal(p.shape)
+    ds = p * (g - (g * p).sum(axis=-1, keepdims=True))
+    return float(p.max(axis=-1).mean()), float(np.median(np.linalg.norm(ds, axis=-1)))
+
+
+@picture
+def attention_masks() -> Any:
+    """The weights of one head of eight tokens under three masks."""
+    q, k = np.random.default_rng(3).standard_normal((2, 8, 16)) * 1.3
+    figure, axes = panels(3, 2.7, 2.6)
+    real = np.arange(8) < 6
+    cases: list[tuple[str, dict]] = [
+        ("no mask", {}),
+        ("causal", {"is_causal": True}),
+        ("the last two are pads", {"mask": real}),
+    ]
+    for each, (title, masked) in zip(axes, cases, strict=True):
+        weights = attention_weights(q, k, **masked)
+        for (i, j), weight in np.ndenumerate(weights):
+            cell = (j - 0.5, i - 0.5), 1, 1
+            each.add_patch(pyplot().Rectangle(*cell, facecolor=BLUE, alpha=float(weight)))
+        seen = np.broadcast_to(weights > 0, (8, 8))
+        for i, j in np.argwhere(~seen):
+            each.plot(j, i, ".", color=RED, markersize=3)
+        each.set(xlim=(-0.5, 7.5), ylim=(7.5, -0.5), aspect="equal", title=title)
+        each.set_xlabel("key")
+        each.set_ylabel("query")
+        each.set_xticks(range(8))
+        each.set_yticks(range(8))
+        each.spines[:].set_visible(True)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
