@@ -134,5 +134,45 @@ def attention_masks() -> Any:
     return figure
 
 
+# ---------------------------------------------------------------------- 8: checking gradients
+
+
+@picture
+def gradcheck_step() -> Any:
+    """The error of a measured slope of the softmax against the step: median of 1,000 points."""
+    x, d, w = np.random.default_rng(0).standard_normal((3, 1000, 8))
+    y = tg.softmax(x)
+    exact = ((y * (w - (w * y).sum(axis=-1, keepdims=True))) * d).sum(axis=-1)
+
+    def f(x: Any) -> Any:
+        return (tg.softmax(x) * w.astype(x.dtype)).sum(axis=-1).astype(np.float64)
+
+    def central(h: float, dtype: Any = np.float64) -> Any:
+        a, b = ((x + s * h * d).astype(dtype) for s in (1, -1))
+        return (f(a) - f(b)) / (2 * h)
+
+    def complex_step(h: float) -> Any:
+        e = np.exp(x + 1j * h * d)
+        return (e / e.sum(axis=-1, keepdims=True) * w).sum(axis=-1).imag / h
+
+    cases: list[tuple[str, str, Callable]] = [
+        ("central, float32", RED, lambda h: central(h, np.float32)),
+        ("one-sided, float64", ORANGE, lambda h: (f(x + h * d) - f(x)) / h),
+        ("central, float64", BLUE, central),
+        ("complex step, float64", GREEN, complex_step),
+    ]
+    steps = 10.0 ** np.arange(-12, -0.9, 0.25)
+    figure, [axes] = panels(1, 6.4, 4.0)
+    for name, colour, slope in cases:
+        errors = [np.median(np.abs(slope(h) - exact)) for h in steps]
+        axes.loglog(steps, errors, color=colour, label=name)
+    axes.axvline(1e-6, color=GREY, linewidth=0.7, linestyle=":")
+    axes.annotate("tg.gradcheck", (1e-6, 1.5e-1), (4, 0), textcoords="offset points")
+    axes.set_xlabel("step h")
+    axes.set_ylabel("error")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 0.8))
+    return figure
+
+
 if __name__ == "__main__":
     main()
