@@ -15,6 +15,7 @@ import numpy as np
 
 import tinygrad_mha as tg
 from tinygrad_mha.attention import attention_weights
+from tinygrad_mha.tensor import history
 
 FOLDER = Path(__file__).with_name("book") / "pictures"
 GREY = "#808890"  # text that can be read on white and on black
@@ -92,7 +93,7 @@ def attention_scale() -> Any:
         axes.set_xlabel("d", color=GREY)
         axes.set_title(title)
     left.set_ylim(0, 1.05)
-    left.legend(frameon=False, loc="center right")
+    left.legend(frameon=False, loc="center right", bbox_to_anchor=(1.03, 0.42))
     return figure
 
 
@@ -172,6 +173,95 @@ def gradcheck_step() -> Any:
     axes.set_ylabel("error")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 0.8))
     return figure
+
+
+# ---------------------------------------------------------------------------- 9: making it fast
+
+
+@picture
+def fusion() -> Any:
+    """Nodes, calls of NumPy, and what is kept: four ops as compositions, and fused."""
+    heads = [(16, 8, 32, 8)] * 3
+    cases: dict[str, tuple[Any, Any, list[tuple[int, ...]]]] = {
+        "LSTM": (tg.lstm.reference, tg.lstm, lstm_shapes(32, 16, 64)),
+        "attention": (
+            tg.scaled_dot_product_attention.reference,
+            tg.scaled_dot_product_attention,
+            heads,
+        ),
+        "layer norm": (tg.layer_norm.reference, tg.layer_norm, [(512, 64), (64,), (64,)]),
+        "cross-entropy": (
+            lambda x: tg.cross_entropy.reference(x, np.arange(512) % 100),
+            lambda x: tg.cross_entropy(x, np.arange(512) % 100),
+            [(512, 100)],
+        ),
+    }
+    found = {k: (measure(a, s), measure(b, s)) for k, (a, b, s) in cases.items()}
+    figure, axes = panels(3, 3.2, 3.0)
+    for k, (each, title) in enumerate(
+        zip(axes, ("nodes", "calls of NumPy", "MB kept"), strict=True)
+    ):
+        for j, (label, colour) in enumerate((("composed", RED), ("fused", BLUE))):
+            at = np.arange(len(found)) + 0.4 * j - 0.2
+            values = [pair[j][k] for pair in found.values()]
+            each.barh(at, values, 0.36, color=colour, label=label)
+            for place, number in zip(at, values, strict=True):
+                told = f"{number:,.2g}" if k == 2 else f"{number:,}"
+                each.annotate(
+                    told, (number, place), (3, 0), textcoords="offset points", va="center"
+                )
+        each.set_xscale("log")
+        each.set_xlim(right=each.get_xlim()[1] * 4)
+        each.set_yticks(range(len(found)), found if k == 0 else [""] * len(found))
+        each.invert_yaxis()
+        each.tick_params(length=0)
+        each.minorticks_off()
+        each.set_xticks([])
+        each.spines["bottom"].set_visible(False)
+        each.set_title(title)
+    axes[1].legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 0))
+    return figure
+
+
+def lstm_shapes(steps: int, batch: int, width: int) -> list[tuple[int, ...]]:
+    n = width
+    return [(steps, batch, n), (batch, n), (batch, n), (4 * n, n), (4 * n, n), (4 * n,), (4 * n,)]
+
+
+class Counted(np.ndarray):
+    """As in the chapter: an array that counts what NumPy is asked to do with it."""
+
+    __module__ = "numpy"  # the package asks an array's type whose it is
+    calls = 0
+
+    def __array_ufunc__(
+        self, ufunc: Any, method: str, *inputs: Any, out: tuple = (), **options: Any
+    ) -> Any:
+        plain = [np.asarray(x) if isinstance(x, Counted) else x for x in inputs]
+        if out:
+            options["out"] = tuple(np.asarray(x) for x in out)
+        y = getattr(ufunc, method)(*plain, **options)
+        Counted.calls += 1
+        return out[0].view(Counted) if out else np.asarray(y).view(Counted)
+
+    def __array_function__(self, f: Any, types: Any, args: Any, options: Any) -> Any:
+        y = super().__array_function__(f, types, args, options)
+        return y.view(Counted) if type(y) is np.ndarray else y
+
+
+def measure(op: Any, shapes: list[tuple[int, ...]]) -> tuple[int, int, float]:
+    """Nodes, calls of NumPy in one pass each way, and MB kept between the two."""
+    from tinygrad_mha.models.recompute import kept_bytes
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s).astype(np.float32).view(Counted) for s in shapes]
+    xs = [tg.Tensor(a, requires_grad=True) for a in arrays]
+    Counted.calls = 0
+    y = op(*xs)
+    y = y[0] if isinstance(y, tuple) else y
+    nodes, kept = len(history([y])), kept_bytes(y, xs)
+    y.backward(rng.standard_normal(y.shape).astype(np.float32).view(Counted))
+    return nodes, Counted.calls, kept / 2**20
 
 
 if __name__ == "__main__":
