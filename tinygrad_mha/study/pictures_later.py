@@ -264,5 +264,36 @@ def measure(op: Any, shapes: list[tuple[int, ...]]) -> tuple[int, int, float]:
     return nodes, Counted.calls, kept / 2**20
 
 
+# ---------------------------------------------------------------------------------- 10: the GPU
+
+
+@picture
+def launches() -> Any:
+    """What host and device do when, for many small kernels and for the same work in a few."""
+    plt = pyplot()
+    figure, rows = plt.subplots(2, 1, figsize=(7.2, 3.2), sharex=True)
+    cases = ("24 kernels of 2 µs", [2.0] * 24), ("3 kernels of 16 µs", [16.0] * 3)
+    for axes, (title, kernels) in zip(rows, cases, strict=True):
+        host = device = 0.0
+        for takes in kernels:
+            axes.barh(1, 9.4, 0.7, host, color=BLUE)
+            host += 10.0
+            begins = max(device, host)
+            axes.barh(0, takes, 0.7, begins, color=ORANGE)
+            device = begins + takes
+        axes.axvline(device, color=GREY, linewidth=0.7, linestyle=":")
+        told = f"done at {device:.0f} µs"
+        axes.annotate(told, (device, 0.5), (4, 0), textcoords="offset points", va="center")
+        axes.set_yticks([0, 1], ["device", "host"])
+        axes.tick_params(colors=GREY)
+        axes.spines[:].set_visible(False)
+        axes.set_title(title, loc="left")
+        axes.set_xlim(0, 290)
+    rows[0].tick_params(bottom=False)
+    rows[1].set_xlabel("µs", color=GREY)
+    figure.subplots_adjust(hspace=0.6)
+    return figure
+
+
 if __name__ == "__main__":
     main()
