@@ -63,27 +63,28 @@ def graph_of_the_loss() -> dict[str, Place]:
 
 def draw_graph(path: Path) -> None:
     """Boxes from left to right; values above, gradients below, slopes at the arrows."""
-    figure, axes = blank(7.6, 2.9)
+    figure, axes = blank(8.4, 3)
     places = graph_of_the_loss()
     formulas = {"p": "p = w x", "s": "s = p + b", "e": "e = s − t", "L": "L = e²"}
+    boxes = {}
     for name, place in places.items():
         x, y = place.at
-        text = formulas.get(name, name)
-        box = {"boxstyle": "round,pad=0.45", "facecolor": "none", "edgecolor": GREY}
-        axes.text(x, y, text, ha="center", va="center", color=GREY, bbox=box, zorder=3)
-        axes.text(x, y + 0.31, f"{place.value:g}", ha="center", va="center", color=GREY)
-        axes.text(x, y - 0.33, f"{place.gradient:g}", ha="center", va="center", color=BLUE)
+        style = {"boxstyle": "round,pad=0.45", "facecolor": "none", "edgecolor": GREY}
+        middle: dict[str, Any] = {"ha": "center", "va": "center"}
+        text = axes.text(x, y, formulas.get(name, name), color=GREY, bbox=style, zorder=1, **middle)
+        boxes[name] = text.get_bbox_patch()
+        axes.text(x, y + 0.31, f"{place.value:g}", color=GREY, **middle)
+        axes.text(x, y - 0.33, f"{place.gradient:g}".replace("-", "−"), color=BLUE, **middle)
+    for name, place in places.items():
         for a, slope in place.slopes.items():
-            start = places[a].at
-            far = 0.30 if a in formulas else 0.13
-            along = np.subtract(place.at, start)
-            unit = along / np.hypot(*along)
-            tail = start + unit * (far if unit[0] else 0.42)
-            tip = place.at - unit * (0.32 if unit[0] > 0.5 else 0.45)
-            arrow = {"arrowstyle": "->", "color": GREY, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", tip, tail, arrowprops=arrow)
-            middle = (tail + tip) / 2 + (-unit[1] * 0.13, unit[0] * 0.13)
-            axes.text(*middle, f"·{slope:g}", color=ORANGE, ha="center", va="center", fontsize=9)
+            arrow = {"arrowstyle": "->", "color": GREY, "shrinkA": 3, "shrinkB": 3}
+            arrow |= {"patchA": boxes[a], "patchB": boxes[name]}
+            axes.annotate("", place.at, places[a].at, arrowprops=arrow, zorder=2)
+            x, y = np.add(place.at, places[a].at) / 2
+            upwards = 0.16 if places[a].at[1] >= place.at[1] else -0.16
+            shift = 0.04 if a in formulas else 0.08
+            text = f"×{slope:g}".replace("-", "−")
+            axes.text(x + shift, y + upwards, text, color=ORANGE, fontsize=9, **middle)
     axes.set_xlim(-0.3, 4.4)
     axes.set_ylim(-1.05, 1.55)
     save(figure, path)
@@ -231,11 +232,12 @@ def draw_variance(path: Path) -> None:
 # -------------------------------------------------------------- chapter 6: what reaches back
 
 NETS = {
-    "tanh network, s = 0.5": 0.5,
+    "tanh network, s = 2": 2.0,
     "tanh network, s = 1": 1.0,
-    "LSTM, forget bias 0": 0,
-    "LSTM, forget bias 2": 2,
-    "LSTM, forget bias 5": 5,
+    "tanh network, s = 0.5": 0.5,
+    "LSTM, forget bias 3": 3.0,
+    "LSTM, forget bias 1": 1.0,
+    "LSTM, forget bias 0": 0.0,
 }
 
 
@@ -279,8 +281,10 @@ def _lstm(rng: np.random.Generator, x: tg.Tensor, n: int, forget_bias: float) ->
 def draw_vanishing(path: Path) -> None:
     figure, axes = plot(6.4, 3.4)
     for k, (name, lengths) in enumerate(what_reaches_back().items()):
-        axes.semilogy(lengths, color=(RED, ORANGE, GREY, BLUE, GREEN)[k], label=name, linewidth=2)
-    axes.set_ylim(1e-12, 3)
+        colour, dashes = (RED, ORANGE, PURPLE, GREEN, BLUE, GREY)[k], "--" if k < 3 else "-"
+        axes.semilogy(lengths, dashes, color=colour, label=name, linewidth=2)
+    axes.axhline(1, color=GREY, linewidth=0.5)
+    axes.set_ylim(1e-10, 1e5)
     axes.set_xlabel("how many tokens earlier", color=GREY)
     axes.set_ylabel("length of the gradient", color=GREY)
     axes.legend(frameon=False, labelcolor=GREY, loc="center left", bbox_to_anchor=(1, 0.5))
