@@ -295,5 +295,63 @@ def launches() -> Any:
     return figure
 
 
+# ----------------------------------------------------------------------- 11: training a classifier
+
+
+@picture
+def training() -> Any:
+    """Sixty epochs of the chapter's classifier: both losses, and the learning rate."""
+    from tinygrad_mha.models.train import Settings, split, train
+
+    settings = Settings(
+        d_model=32, h=4, bidirectional=False, dropout=0.1, word_dropout=0.0, batch_size=32,
+        epochs=60, lr=1e-2, early_stopping=0, workers=1,
+    )  # fmt: skip
+    parts = split(reviews(600))
+    history = train(parts, settings).metrics["history"]
+    fit, stop = ([h[k] for h in history] for k in ("train_loss", "valid_loss"))
+    epochs = np.arange(1, len(history) + 1)
+    figure, [left, right] = panels(2, 4.2, 3.0)
+    left.plot(epochs, fit, color=ORANGE, label="rows that train")
+    left.plot(epochs, stop, color=BLUE, label="rows to stop by")
+    left.axhline(np.log(2), color=GREY, linewidth=0.7, linestyle=":")
+    left.annotate("log 2", (60, np.log(2)), (0, 3), textcoords="offset points", ha="right")
+    left.axvline(1 + int(np.argmin(stop)), color=BLUE, linewidth=0.7, linestyle=":")
+    left.set(xlabel="epoch", ylim=(0, 0.85), title="loss")
+    left.legend(frameon=False, loc="lower left")
+    total = 60 * -(-len(parts.fit) // 32)
+    weight = tg.nn.Parameter([0.0])
+    optimizer = tg.optim.SGD([weight], lr=1e-2)
+    warmup = int(settings.warmup * total)
+    schedule = tg.optim.WarmupCosine(optimizer, warmup=warmup, total=total, start=1 / warmup)
+    rates = []
+    for _ in range(total):
+        rates.append(optimizer.lr)
+        schedule.step()
+    right.plot(np.arange(total) * 60 / total, rates, color=GREEN)
+    right.set(xlabel="epoch", ylim=(0, 0.0105), title="learning rate")
+    return figure
+
+
+def reviews(n: int, wrong: float = 0.1, seed: int = 0) -> Any:
+    """As in the chapter: sentences whose label no single word decides, one in ten wrong."""
+    from tinygrad_mha.models.dataset import Dataset
+
+    things = ["film", "story", "ending", "music", "cast", "book", "plot", "song", "scene"]
+    things += ["dialogue"]
+    fine = ["fine", "great", "lovely", "clever", "moving"]
+    sad = ["dull", "poor", "awful", "silly", "tired"]
+    rng = np.random.default_rng(seed)
+    texts, labels = [], []
+    for _ in range(n):
+        kind, negated = (rng.random(2) < 0.5).tolist()
+        adjective = rng.choice(fine if kind else sad)
+        how = rng.choice(["", "really ", "very ", "quite ", "so "])
+        texts.append(f"the {rng.choice(things)} was {'not ' * negated}{how}{adjective}")
+        good = kind != negated
+        labels.append("good" if good != (rng.random() < wrong) else "bad")
+    return Dataset(texts, labels, list(range(1, n + 1)), "reviews")
+
+
 if __name__ == "__main__":
     main()
