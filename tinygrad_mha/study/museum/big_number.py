@@ -99,4 +99,5 @@ EXHIBIT = Exhibit(
         "logsumexp",
         "scaled_dot_product_attention",
     ),
+    cases=10,
 )

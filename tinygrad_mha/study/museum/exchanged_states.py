@@ -94,7 +94,7 @@ def judge(lstm_step, rng):
 EXHIBIT = Exhibit(
     title="Two states of one shape",
     mechanism="two gradients of one shape are returned in each other's place",
-    seen="seen in LSTMs that exchange h0 and c0; chainer#2505 is a sister (only h is used)",
+    seen="nni PR#2842 (h and c in the wrong order); its sister: chainer#2505 (only h is used)",
     story="""
         An LSTM hands two states from step to step, h and c, and both are (B, H). The last lines of
         its backward pass were checked for shapes, twice. It learns, badly; with one step a text it
@@ -120,4 +120,5 @@ EXHIBIT = Exhibit(
         wrong.
         """,
     withheld=("lstm",),
+    cases=10,
 )

@@ -87,4 +87,5 @@ EXHIBIT = Exhibit(
         nothing may change.
         """,
     withheld=("lstm",),
+    cases=10,
 )

@@ -5,7 +5,7 @@ import numpy as np
 import tinygrad_mha as tg
 
 from .exhibit import Exhibit
-from .judging import certify, lifted
+from .judging import Failed, certify, lifted
 
 
 def broken():
@@ -44,18 +44,19 @@ def judge(accumulate, rng):
         miss = tg.tanh(texts @ w) - 0.3
         return (miss * miss).mean()
 
-    def backward(w, y, g):
-        weights = tg.Tensor(w * 1, requires_grad=True)
-        accumulate(lambda batch: mean_loss(batch, weights), list(batches))
-        found = np.zeros_like(w) if weights.grad is None else weights.grad.numpy()
-        return g * found
+    def backward(weights, y, g):
+        w = tg.Tensor(weights * 1, requires_grad=True)
+        accumulate(lambda batch: mean_loss(batch, w), list(batches))
+        return g * (weights * 0 if w.grad is None else w.grad.numpy())
 
-    def reference(w):
-        return mean_loss(np.concatenate(batches), w)
+    def reference(weights):
+        return mean_loss(np.concatenate(batches), weights)
 
     op = lifted("accumulate", lambda w: np.asarray(reference(w)), backward, reference)
-    op.array_names[0] = f"the weights; batches of {', '.join(map(str, sizes))} texts"
-    certify(op, [rng.standard_normal(width)], rng)
+    try:
+        certify(op, [rng.standard_normal(width)], rng)
+    except Failed as e:
+        raise Failed(f"{e}, batches of {', '.join(map(str, sizes))} texts") from e.__cause__
 
 
 def looks_fine(accumulate, rng):
@@ -65,8 +66,7 @@ def looks_fine(accumulate, rng):
     assert w.grad is not None
     assert w.grad.shape == w.shape
     assert np.isfinite(w.grad.numpy()).all()
-    right = np.allclose(w.grad.numpy(), np.concatenate(batches).mean(axis=0))
-    assert right
+    assert np.allclose(w.grad.numpy(), np.concatenate(batches).mean(axis=0))
     return (
         "accumulate(loss_of, two batches of 4 texts each), weights (3,)\n"
         "gives .grad (3,), and the numbers are right"
@@ -87,7 +87,7 @@ EXHIBIT = Exhibit(
     looks_fine=looks_fine,
     judge=judge,
     hints=(
-        "Two pieces, of 1 and of 7 texts. How much does the one text count, and how much should it?",
+        "Two pieces, of 1 and of 7 texts. How much does the one text count, and what should it?",
         "The mean of means is the mean of all only if the pieces are equally large.",
         "Give each piece the weight that it has in the whole: its texts divided by all texts.",
         "loss_of(batch) * (len(batch) / total), with total = sum(len(b) for b in batches)",

@@ -90,7 +90,7 @@ EXHIBIT = Exhibit(
         "What happens to the loss if all weights are doubled? And to its gradient?",
         "The loss stays what it was: numerator and denominator both double. So must the gradient. "
         "Which number does each of the two lines divide by?",
-        "A weighted mean divides by the sum of its weights. The pullback has to divide by the same.",
+        "A weighted mean divides by the sum of its weights. So has the pullback to.",
         "-g * w / w.sum()",
     ),
     why="""
