@@ -119,7 +119,7 @@ def draw_tanh(path: Path) -> None:
 
 # --------------------------------------------------------- chapter 3: linear ops and adjoints
 
-LINEAR = {
+LINEAR: dict[str, tuple[Any, tuple[int, ...]]] = {  # a linear op, and the shape of its input
     "broadcast_to": (lambda x: tg.broadcast_to(x, (3, 3)), (3,)),
     "sum(axis=1)": (lambda x: tg.sum(x, axis=1), (3, 3)),
     "x[[2, 0, 2, 2]]": (lambda x: x[[2, 0, 2, 2]], (4,)),
