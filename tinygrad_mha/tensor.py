@@ -176,6 +176,12 @@ class Tensor(Operators):
         how = f", op={self.node.op.name}" if self.node else ""
         return f"Tensor({text}{where}{how or (', requires_grad=True' if self.tracked else '')})"
 
+    def _repr_html_(self) -> str | None:
+        """In a notebook: the explorer of the graph behind it, if there is one that is not large."""
+        from .study.explorer import of_tensor  # the engine does not need it
+
+        return of_tensor(self)
+
     def __len__(self) -> int:
         return len(self.data)
 

@@ -1,0 +1,127 @@
+"""The backprop explorer: a recording as one HTML page, which needs no network.
+
+What is drawn is decided here, how is decided in ``page/``: ``explorer.js`` reads the JSON that
+:func:`data` makes. The script is allowed by its hash, so nothing else in the file can run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from html import escape
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from ..tensor import Op, Tensor
+from . import typeset
+
+if TYPE_CHECKING:
+    from .trace import Call, Recorder
+
+
+def picture(r: Recorder) -> dict[str, Any]:
+    """One graph: its calls, leaves, groups and arrays."""
+    return {
+        "calls": [call_of(c) for c in r.calls],
+        "leaves": [
+            {"name": x.name, "kind": x.kind, "values": x.values, "gradient": x.gradient}
+            for x in r.leaves
+        ],
+        "groups": [{"name": g.name, "kind": g.kind, "parent": g.parent} for g in r.groups],
+        "arrays": r.arrays,
+        "order": r.order,
+        "root": r.root,
+        "inside": r.pictures,
+        "ops": {c.op.name: told(c.op) for c in r.calls},
+    }
+
+
+def call_of(c: Call) -> dict[str, Any]:
+    """One call as JSON has it; what is empty is left out."""
+    said = {
+        "op": c.op.name,
+        "inputs": c.inputs,
+        "outputs": c.outputs,
+        "params": c.params,
+        "group": c.group,
+        "line": c.line,
+        "kept": c.kept,
+        "step": c.step,
+        "g": c.g,
+        "ds": c.ds,
+        "checks": c.checks,
+        "inside": c.inside,
+    }
+    return {k: v for k, v in said.items() if v not in ({}, [], "", -1)}
+
+
+def told(op: Op) -> dict[str, Any]:
+    """What an op means."""
+    return {
+        "fused": op.reference is not None,
+        "meaning": typeset.meaning(op),
+        "doc": typeset.html(op.__doc__ or ""),
+        "signature": str(op.__signature__),
+    }
+
+
+def data(r: Recorder) -> dict[str, Any]:
+    """The whole recording."""
+    ops: dict[str, Any] = {}
+    graph = gathered(picture(r), ops)
+    return {**graph, "ops": ops, "views": r.views, "passes": r.passes}
+
+
+def gathered(graph: dict[str, Any], ops: dict[str, Any]) -> dict[str, Any]:
+    """A picture and those inside it, with what all their ops mean in one place."""
+    ops |= graph["ops"]
+    inside = [gathered(inner, ops) for inner in graph["inside"]]
+    return {**{k: x for k, x in graph.items() if k != "ops"}, "inside": inside}
+
+
+def html(said: dict[str, Any], title: str) -> str:
+    """The page."""
+    files = resources.files(__package__) / "page"
+    script, style, page = (
+        (files / name).read_text(encoding="utf-8")
+        for name in ("explorer.js", "explorer.css", "explorer.html")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    parts = {
+        "@title@": escape(title),
+        "@digest@": digest,
+        "@style@": style,
+        "@data@": embedded(said),
+        "@script@": script,
+    }
+    for mark, text in parts.items():
+        head, tail = page.split(mark)[0], page.split(mark, 1)[1]
+        page = head + text + tail if mark != "@title@" else page.replace(mark, text)
+    return page
+
+
+def embedded(said: Any) -> str:
+    """JSON that can stand between <script> and </script>: no character of HTML is left in it.
+
+    >>> embedded("</script>")
+    '"\\\\u003c/script\\\\u003e"'
+    """
+    text = json.dumps(said, separators=(",", ":"))
+    return "".join(f"\\u{ord(c):04x}" if c in "<>&" else c for c in text)
+
+
+def framed(page: str) -> str:
+    """The page inside a notebook's."""
+    return (
+        f'<iframe srcdoc="{escape(page)}" sandbox="allow-scripts" '
+        'style="width:100%;height:720px;border:0"></iframe>'
+    )
+
+
+def of_tensor(y: Tensor) -> str | None:
+    """The explorer of the graph behind a Tensor, for a notebook; None if there is none to show."""
+    from .trace import trace_of
+
+    recorder = trace_of(y) if y.node is not None else None
+    return None if recorder is None else framed(html(data(recorder), y.node.op.name))
