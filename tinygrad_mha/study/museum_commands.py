@@ -152,7 +152,7 @@ def passed(number: int, case: Exhibit, path: str) -> int:
     todo = [k for k, name in enumerate(NAMES, 1) if name not in state["solved"]]
     after = [k for k in todo if k > number] or todo
     if after:
-        print(f"  Next: {PROGRAM} show {after[0]}   ({exhibit(NAMES[after[0] - 1]).title})")
+        print(f"  Next: {exhibit(NAMES[after[0] - 1]).title}\n    {PROGRAM} show {after[0]}")
     else:
         print("  That was the last one. The museum is yours.")
     if not kept:

@@ -318,7 +318,7 @@ def training() -> Any:
     left.annotate("log 2", (60, np.log(2)), (0, 3), textcoords="offset points", ha="right")
     left.axvline(1 + int(np.argmin(stop)), color=BLUE, linewidth=0.7, linestyle=":")
     left.set(xlabel="epoch", ylim=(0, 0.85), title="loss")
-    left.legend(frameon=False, loc="lower left")
+    left.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     total = 60 * -(-len(parts.fit) // 32)
     weight = tg.nn.Parameter([0.0])
     optimizer = tg.optim.SGD([weight], lr=1e-2)

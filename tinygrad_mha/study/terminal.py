@@ -163,7 +163,8 @@ def explained(name: str | Op) -> list[str]:
         lines += ["Fast: what is computed, and its way back", "", *_source(op.forward, True), ""]
     else:
         lines += ["Forward, and the rules for the way back", "", *_source(op.forward), ""]
-        named = [r for r in op.rules if getattr(r, "__name__", "") not in ("<lambda>", "")]
+        rules = [op.rules] if callable(op.rules) else op.rules  # one for all of many arrays
+        named = [r for r in rules if getattr(r, "__name__", "") not in ("<lambda>", "")]
         for rule in dict.fromkeys(named):
             lines += [*_source(rule), ""]
     return [*lines, _certificate(op)]

@@ -10,7 +10,7 @@ from .judging import certify, pulled, same, shapes
 
 def broken():
     def attention_weights(scores, allowed):
-        """Softmax of each row over its allowed places; zeros where there is none."""
+        """Softmax of a row over its allowed places; zeros if there is none."""
         scores = tg.where(allowed, scores, -1e9)
         top = scores.numpy().max(axis=-1, keepdims=True)
         e = tg.exp(scores - top)
@@ -21,7 +21,7 @@ def broken():
 
 def solution():
     def attention_weights(scores, allowed):
-        """Softmax of each row over its allowed places; zeros where there is none."""
+        """Softmax of a row over its allowed places; zeros if there is none."""
         scores = tg.where(allowed, scores, -np.inf)
         top = scores.numpy().max(axis=-1, keepdims=True)
         top = np.where(top == -np.inf, 0.0, top)

@@ -10,7 +10,7 @@ from .judging import certify, pulled, same, shapes
 
 def broken():
     def cross_entropy(logits, targets):
-        """The mean of -log softmax(logits)[target]: logits (n, c), targets (n,)."""
+        """The mean of -log softmax(logits)[target]: (n, c) and (n,)."""
         p = tg.softmax(logits)
         hit = p[np.arange(len(targets)), targets]
         return -tg.log(tg.clip(hit, 1e-15, 1.0)).mean()
@@ -20,7 +20,7 @@ def broken():
 
 def solution():
     def cross_entropy(logits, targets):
-        """The mean of -log softmax(logits)[target]: logits (n, c), targets (n,)."""
+        """The mean of -log softmax(logits)[target]: (n, c) and (n,)."""
         log_p = tg.log_softmax(logits)
         hit = log_p[np.arange(len(targets)), targets]
         return -hit.mean()

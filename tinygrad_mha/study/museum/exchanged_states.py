@@ -18,7 +18,7 @@ def broken():
 
     @tg.fused(reference=lstm_step_reference, registry=mine)
     def lstm_step(a, h, c, u):
-        """The next h and c: a (B, 4H) from the input, h and c (B, H), u (H, 4H)."""
+        """The next h, c: a (B, 4H) from the input, h, c (B, H), u (H, 4H)."""
         i, f, g, o = np.split(a + h @ u, 4, axis=1)
         i, f, o = (1 / (1 + np.exp(-x)) for x in (i, f, o))
         g = np.tanh(g)
@@ -48,7 +48,7 @@ def solution():
 
     @tg.fused(reference=lstm_step_reference, registry=mine)
     def lstm_step(a, h, c, u):
-        """The next h and c: a (B, 4H) from the input, h and c (B, H), u (H, 4H)."""
+        """The next h, c: a (B, 4H) from the input, h, c (B, H), u (H, 4H)."""
         i, f, g, o = np.split(a + h @ u, 4, axis=1)
         i, f, o = (1 / (1 + np.exp(-x)) for x in (i, f, o))
         g = np.tanh(g)

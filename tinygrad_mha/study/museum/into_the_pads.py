@@ -10,9 +10,9 @@ from .judging import Failed, certify, pulled, same, shapes
 
 def broken():
     def last_state(x, u, lengths):
-        """h after the last real token: x (T, B, H) padded, u (H, H), lengths (B,).
+        """h after the last real token: x (T, B, H), u (H, H), lengths (B,).
 
-        h = tanh(x[t] + h u) at every step, from zeros.
+        h = tanh(x[t] + h u) at every step, from zeros; then come pads.
         """
         h = tg.tanh(x[0])
         for t in range(1, len(x)):
@@ -24,9 +24,9 @@ def broken():
 
 def solution():
     def last_state(x, u, lengths):
-        """h after the last real token: x (T, B, H) padded, u (H, H), lengths (B,).
+        """h after the last real token: x (T, B, H), u (H, H), lengths (B,).
 
-        h = tanh(x[t] + h u) at every step, from zeros.
+        h = tanh(x[t] + h u) at every step, from zeros; then come pads.
         """
         h = tg.tanh(x[0])
         for t in range(1, len(x)):

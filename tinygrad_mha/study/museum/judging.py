@@ -46,7 +46,8 @@ def same(
         raise Failed(f"{what}: the shape is {got.shape} and should be {wanted.shape}{tail}")
     if not got.size:
         return
-    error = np.abs(got - wanted) / (atol + rtol * np.abs(wanted))
+    with np.errstate(invalid="ignore"):  # inf − inf
+        error = np.abs(got - wanted) / (atol + rtol * np.abs(wanted))
     error = np.where(got == wanted, 0, np.where(np.isnan(error), np.inf, error))
     i = np.unravel_index(np.argmax(error), error.shape)
     if error[i] > 1:

@@ -18,7 +18,7 @@ def broken():
 
     @tg.fused(reference=weighted_nll_reference, registry=mine)
     def weighted_nll(log_p, *, targets, weight):
-        """The weighted mean of -log p: log_p (n, c), targets (n,), weight (c,)."""
+        """The weighted mean of -log p[target]: (n, c), (n,) and (c,)."""
         rows, w = np.arange(len(targets)), weight[targets]
         y = -(w * log_p[rows, targets]).sum() / w.sum()
 
@@ -42,7 +42,7 @@ def solution():
 
     @tg.fused(reference=weighted_nll_reference, registry=mine)
     def weighted_nll(log_p, *, targets, weight):
-        """The weighted mean of -log p: log_p (n, c), targets (n,), weight (c,)."""
+        """The weighted mean of -log p[target]: (n, c), (n,) and (c,)."""
         rows, w = np.arange(len(targets)), weight[targets]
         y = -(w * log_p[rows, targets]).sum() / w.sum()
 

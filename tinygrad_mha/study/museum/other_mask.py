@@ -12,9 +12,9 @@ from .judging import Failed, certify, lifted, same
 
 def broken():
     class Recomputed:
-        """A layer that keeps its input only, and is computed again on the way back.
+        """A layer that keeps its input, and is computed again on the way back.
 
-        layer(x, rng) gives y and draws what it drops from rng, which others use too.
+        layer(x, rng) gives y; what it drops it draws from rng, as others do.
         """
 
         def __init__(self, layer):
@@ -36,9 +36,9 @@ def solution():
     import copy
 
     class Recomputed:
-        """A layer that keeps its input only, and is computed again on the way back.
+        """A layer that keeps its input, and is computed again on the way back.
 
-        layer(x, rng) gives y and draws what it drops from rng, which others use too.
+        layer(x, rng) gives y; what it drops it draws from rng, as others do.
         """
 
         def __init__(self, layer):

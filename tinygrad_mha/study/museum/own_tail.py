@@ -11,7 +11,7 @@ from .judging import Failed, certify, lifted
 
 def broken():
     class Number:
-        """A number with a gradient; send(g) passes g = dL/dself on to its inputs."""
+        """A number; send(g) hands g = dL/dself on to what it was made of."""
 
         def __init__(self, value):
             self.value, self.grad = value, 0.0
@@ -40,7 +40,7 @@ def broken():
 
 def solution():
     class Number:
-        """A number with a gradient; send(g) passes g = dL/dself on to its inputs."""
+        """A number; send(g) hands g = dL/dself on to what it was made of."""
 
         def __init__(self, value):
             self.value, self.grad = value, 0.0

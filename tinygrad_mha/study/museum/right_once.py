@@ -10,7 +10,7 @@ from .judging import certify, pulled, same
 
 def broken():
     def penalised(f, x):
-        """sum f(x) + the sum of squares of its slopes in x; x requires a gradient."""
+        """sum f(x) + the sum of squares of its slopes in x, a Tensor."""
         y = f(x).sum()
         [slopes] = tg.grad(y, [x])
         return y + (slopes * slopes).sum()
@@ -20,7 +20,7 @@ def broken():
 
 def solution():
     def penalised(f, x):
-        """sum f(x) + the sum of squares of its slopes in x; x requires a gradient."""
+        """sum f(x) + the sum of squares of its slopes in x, a Tensor."""
         y = f(x).sum()
         [slopes] = tg.grad(y, [x], create_graph=True)
         return y + (slopes * slopes).sum()

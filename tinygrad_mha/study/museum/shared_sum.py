@@ -8,7 +8,7 @@ from .judging import Failed, certify, lifted, same
 
 def broken():
     def total(parts):
-        """The sum of the gradients that a node has received; None if there are none."""
+        """The sum of the gradients that a node got; None if there are none."""
         result = None
         for d in parts:
             if result is None:
@@ -22,7 +22,7 @@ def broken():
 
 def solution():
     def total(parts):
-        """The sum of the gradients that a node has received; None if there are none."""
+        """The sum of the gradients that a node got; None if there are none."""
         result, owned = None, False
         for d in parts:
             if result is None:

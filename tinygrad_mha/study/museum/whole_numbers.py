@@ -17,7 +17,7 @@ def broken():
 
     @tg.fused(reference=mean_of_real_reference, registry=mine)
     def mean_of_real(x, real):
-        """The mean over the tokens that are real: x (B, T, d), real (B, T) 0 or 1."""
+        """The mean over the real tokens: x (B, T, d), real (B, T) of 0 or 1."""
         count = real.sum(axis=1)  # (B,)
         y = (x * real[..., None]).sum(axis=1) / count[:, None]
 
@@ -41,7 +41,7 @@ def solution():
 
     @tg.fused(reference=mean_of_real_reference, registry=mine)
     def mean_of_real(x, real):
-        """The mean over the tokens that are real: x (B, T, d), real (B, T) 0 or 1."""
+        """The mean over the real tokens: x (B, T, d), real (B, T) of 0 or 1."""
         count = real.sum(axis=1)  # (B,)
         y = (x * real[..., None]).sum(axis=1) / count[:, None]
 

@@ -8,7 +8,7 @@ from .judging import Failed, same
 
 def broken():
     def adam_step(w, g, m, v, t, lr=1e-3):
-        """One step of Adam, t = 1, 2, ...: the new (w, m, v), in the dtype of w."""
+        """Step t = 1, 2, ... of Adam: the new w, m, v, in the dtype of w."""
         m = 0.9 * m + 0.1 * g
         v = 0.999 * v + 0.001 * g * g
         rate = lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
@@ -20,7 +20,7 @@ def broken():
 
 def solution():
     def adam_step(w, g, m, v, t, lr=1e-3):
-        """One step of Adam, t = 1, 2, ...: the new (w, m, v), in the dtype of w."""
+        """Step t = 1, 2, ... of Adam: the new w, m, v, in the dtype of w."""
         m = 0.9 * m + 0.1 * g
         v = 0.999 * v + 0.001 * g * g
         rate = lr * float(np.sqrt(1 - 0.999**t)) / (1 - 0.9**t)
