@@ -18,7 +18,7 @@ def broken():
 
     @tg.primitive(deviation_dx, registry=mine)
     def deviation(x):
-        """The standard deviation of each row, with 1e-5 added to its variance."""
+        """The standard deviation of a row, with 1e-5 added to its variance."""
         return np.sqrt(x.var(axis=-1, keepdims=True)) + 1e-5
 
     return deviation
@@ -33,7 +33,7 @@ def solution():
 
     @tg.primitive(deviation_dx, registry=mine)
     def deviation(x):
-        """The standard deviation of each row, with 1e-5 added to its variance."""
+        """The standard deviation of a row, with 1e-5 added to its variance."""
         return np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
 
     return deviation
