@@ -60,12 +60,24 @@ def unbracketed(text: str) -> str:
     return text[1:-1] if text[0] + text[-1] in ("()", "{}") else text
 
 
+def columns(line: str) -> list[str]:
+    """A sentence with a formula beside it, as two lines.
+
+    >>> columns("Two axes exchanged.      dx = g with the same two exchanged")
+    ['Two axes exchanged.', 'dx = g with the same two exchanged']
+    """
+    parts = re.split(r"(?<=\S) {4,}", line)
+    if is_formula(line) or not any(map(is_formula, parts)):
+        return [line]
+    return parts
+
+
 def html(text: str) -> str:
     """A docstring as HTML: formulas and shapes keep their lines, sentences flow."""
     parts: list[tuple[str, list[str]]] = []
     for block in paragraphs(text):
         parts.append(("", []))
-        for line in block:
+        for line in (part for whole in block for part in columns(whole)):
             kind = "formula" if is_formula(line) else "shapes" if SHAPES.match(line) else "sentence"
             if parts[-1][0] != kind:
                 parts.append((kind, []))

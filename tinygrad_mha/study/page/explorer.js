@@ -80,6 +80,12 @@ function dissolve() {  // a layer of one call is no box: the call has its name
       c.group = P.parents[c.group];
     }
   }
+  P.groups.forEach((group, g) => {  // neither is a function that everything is in
+    if (group.kind !== "function" || counts[g] !== P.calls.length) return;
+    for (const c of P.calls) if (c.group === g) c.group = P.parents[g];
+    P.parents = P.parents.map(p => p === g ? P.parents[g] : p);
+    counts[g] = 1;
+  });
   P.groups.forEach((_, g) => { if (counts[g] === 1) P.parents[g] = -2; });  // nobody's
 }
 const roots = () => ({groups: P.groups.map((_, g) => g).filter(g => P.parents[g] === -1)});
