@@ -77,6 +77,8 @@ def show_command(options: argparse.Namespace) -> int:
     print(heading(number, case))
     print(f"\n{wrapped(case.story)}\n\n{paint('faint', wrapped('Seen in: ' + case.seen))}")
     print(f"\n{paint('head', 'The code')}\n\n{indented(HEADER + code_of(case.broken))}")
+    if case.play:
+        print(f"\n{paint('head', 'To try it, put this under it')}\n\n{indented(case.play)}")
     print(f"\n{paint('head', 'What its test looked at, and found fine')}\n")
     print("\n".join(wrapped(line, "    ") for line in looked.splitlines()))
     print(

@@ -109,7 +109,8 @@ EXHIBIT = Exhibit(
     why="""
         The mathematics was right:
 
-            da = (g[t] + dh) (1 − h[t]²)    dx[t] = da    du = Σₜ h[t−1]ᵀ da    dh = da uᵀ
+            da = (g[t] + dh) (1 − h[t]²)        dx[t] = da
+            du = Σₜ h[t−1]ᵀ da                  dh = da uᵀ
 
         In Python `a = a + b` rebinds a name, `a += b` on an array writes into it. A view such as
         dx[t] passes that on to the array behind it. Zeros are a gradient of the right shape, finite

@@ -3,7 +3,7 @@
 import sys
 
 from .exhibit import Exhibit
-from .graph import Node, program
+from .graph import PLAY, Node, program
 from .judging import Failed
 
 LIMIT = sys.getrecursionlimit()  # before anybody's file was run
@@ -45,8 +45,8 @@ def solution():
 
 
 def judge(oldest_first, rng):
-    n, f = program(rng)
-    root = f(*(Node(v) for v in rng.uniform(0.4, 1, n)))
+    f = program(rng)
+    root = f(*(Node(v) for v in rng.uniform(0.4, 1, f.n)))
     check(oldest_first, root, "a small graph")
     length = int(rng.integers(3000, 8000))
     chain = Node(1.0)
@@ -123,4 +123,5 @@ EXHIBIT = Exhibit(
         printing, pickling, and in freeing a long chain.
         """,
     cases=6,
+    play=PLAY + "print(oldest_first(y))",
 )

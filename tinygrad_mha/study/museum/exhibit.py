@@ -33,6 +33,7 @@ class Exhibit:
     hints: tuple[str, ...]
     why: str  # the mathematics of the repair
     withheld: tuple[str, ...] = ()  # the package's ops that would do the work
+    play: str = ""  # lines to try the code with, where it is not plain how
     cases: int = 20
 
     @property

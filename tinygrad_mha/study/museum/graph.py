@@ -1,14 +1,19 @@
 """A graph of numbers, for the exhibits about the machine that walks it.
 
 The learner's functions are handed nodes and read three things of them: ``inputs``, one of the
-``slopes`` for each input, and ``born``, a number that is larger for a younger node.
+``slopes`` for each input, and ``born``, a number that is larger for a younger node. To try one out:
+
+>>> from tinygrad_mha.study.museum.graph import Node
+>>> a, b = Node(2.0), Node(3.0)
+>>> (a * b).slopes
+(3.0, 2.0)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +43,10 @@ class Node:
             )
         return self._inputs
 
+    def __repr__(self) -> str:
+        made_of = ", ".join(str(x.born) for x in self._inputs)
+        return f"<node {self.born}: {self.value:.4g}{made_of and f', of {made_of}'}>"
+
     def __add__(self, other: Node) -> Node:
         return Node(self.value + other.value, (self, other), (1.0, 1.0))
 
@@ -47,58 +56,87 @@ class Node:
         return Node(self.value * other, (self,), (other,))
 
 
-def program(rng: np.random.Generator) -> tuple[int, Callable]:
-    """How many numbers a random function takes, and the function: of Nodes, or of Tensors.
+PLAY = """\
+from tinygrad_mha.study.museum.graph import Node
 
-    Every one has a node that is used twice, at the ends of a short and of a long path; a node that
-    does not lead to the result; and then some more steps at random. All values stay within ±1.
+a, b = Node(2.0), Node(3.0)
+y = a * b + a
+"""
+
+
+class Program(NamedTuple):
+    """A random function of ``n`` numbers, which are Nodes or Tensors, and what it computes."""
+
+    n: int
+    steps: list[tuple[str, str, str]]  # an operation and the names of its two operands
+    told: str
+
+    def __call__(self, *xs: Any) -> Any:
+        """Run the steps; the last but the unused one is the result."""
+        found = dict(zip("abcd", xs[: self.n], strict=False))
+        for k, (op, i, j) in enumerate(self.steps, 1):
+            x, z = found[i], found[j]
+            found[f"u{k}"] = x * z if op == "*" else (x + z) * 0.5
+        return found[f"u{len(self.steps)}"]
+
+
+def program(rng: np.random.Generator) -> Program:
+    """One in which a node is used at the ends of a short and of a long path, and beside them.
+
+    That node is u1; u2 does not lead to the result. Then some more steps follow at random. All
+    values stay within ±1.
     """
-    n = int(rng.integers(2, 5))
-    long, swap, spare = int(rng.integers(2, 5)), rng.random() < 0.5, rng.random() < 0.5
-    steps = [
-        (rng.random() < 0.5, *(int(k) for k in rng.integers(0, n, 2)))
-        for _ in range(int(rng.integers(0, 4)))
-    ]
-
-    def f(*xs: Any) -> Any:
-        xs = xs[:n]
-        shared = xs[0] * xs[1]
-        if spare:
-            _unused = shared * xs[-1]
-        far = shared
-        for k in range(long):
-            far = (far + xs[k % n]) * 0.5
-        if not spare:
-            _unused = shared * xs[0]
-        y = (shared + far if swap else far + shared) * 0.5
-        for product, i, j in steps:
-            y = y * xs[i] if product else (y * 0.5 + (xs[i] * xs[j]) * 0.5)
-        return y * 1.0
-
-    f.__name__ = "f"
-    return n, f
+    n, long = (int(k) for k in rng.integers(2, 5, 2))
+    letters = "abcd"[:n]
+    steps = [("*", "a", "b"), ("*", "u1", str(rng.choice(list(letters))))]
+    far = "u1"
+    for k in range(long):
+        steps.append(("+", far, letters[k % n]))
+        far = f"u{len(steps)}"
+    steps.append(("+", "u1", far) if rng.random() < 0.5 else ("+", far, "u1"))
+    for _ in range(int(rng.integers(0, 4))):
+        steps.append(
+            (str(rng.choice(["*", "+"])), f"u{len(steps)}", str(rng.choice(list(letters))))
+        )
+    lines = [f"u{k} = " + (f"{i} {j}" if op == "*" else f"({i} + {j})/2")
+             for k, (op, i, j) in enumerate(steps, 1)]  # fmt: skip
+    told = f"f({', '.join(letters)}) = u{len(steps)}, where {', '.join(lines)}"
+    return Program(n, steps, told)
 
 
-def certify_walk(gradients: Callable, rng: np.random.Generator) -> None:
-    """The certificate of a random function, with the learner's ``gradients(root)`` as way back."""
-    n, f = program(rng)
+def certify_program(
+    name: str, f: Program, way_back: Callable[[list[Node], Node], Any], rng: np.random.Generator
+) -> None:
+    """The certificate of ``f``, with ``way_back(leaves, result)`` as its gradient."""
 
     def forward(x):
         return np.asarray(f(*(Node(float(v)) for v in x)).value)
 
     def backward(x, y, g):
         leaves = [Node(float(v)) for v in x]
-        root = f(*leaves)
+        return g * np.array(way_back(leaves, f(*leaves)), dtype=float)
+
+    def reference(x):
+        return f(*(x[k] for k in range(f.n)))
+
+    x = rng.uniform(0.4, 1, f.n) * rng.choice([-1, 1], f.n)
+    try:
+        certify(lifted(name, forward, backward, reference), [x], rng)
+    except Failed as e:
+        lines = [line for line in str(e).splitlines() if not line.startswith("  inputs")]
+        raise Failed("\n".join([*lines, f"  {f.told}"])) from e.__cause__
+
+
+def certify_walk(gradients: Callable, rng: np.random.Generator) -> None:
+    """The certificate of a random function, with the learner's ``gradients(root)`` as way back."""
+
+    def way_back(leaves, root):
         found = gradients(root)
         if not isinstance(found, dict):
             raise Failed(f"{gradients.__name__} should return a dict, node -> gradient")
-        return g * np.array([found.get(leaf, 0.0) for leaf in leaves], dtype=float)
+        return [found.get(leaf, 0.0) for leaf in leaves]
 
-    def reference(x):
-        return f(*(x[k] for k in range(n)))
-
-    x = rng.uniform(0.4, 1, n) * rng.choice([-1, 1], n)
-    certify(lifted("f", forward, backward, reference), [x], rng)
+    certify_program("f", program(rng), way_back, rng)
     foot = top = Node(1.0)
     for _ in range(40):  # 2^40 paths, 81 nodes
         top = (top + top) * 0.5

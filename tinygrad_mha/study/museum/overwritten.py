@@ -1,7 +1,7 @@
 """Overwritten: a node that is used twice keeps the gradient that came last."""
 
 from .exhibit import Exhibit
-from .graph import certify_walk, walk_looks_fine
+from .graph import PLAY, certify_walk, walk_looks_fine
 
 
 def broken():
@@ -70,4 +70,5 @@ EXHIBIT = Exhibit(
         one term for each use. "Newest first" makes sure that all terms have arrived before x
         passes its gradient on; the sum is what they arrive in.
         """,
+    play=PLAY + "print(gradients(y))",
 )

@@ -1,7 +1,7 @@
 """Too early: a node passes its gradient on before all of it has arrived."""
 
 from .exhibit import Exhibit
-from .graph import certify_walk, walk_looks_fine
+from .graph import PLAY, certify_walk, walk_looks_fine
 
 
 def broken():
@@ -59,8 +59,8 @@ EXHIBIT = Exhibit(
     looks_fine=walk_looks_fine,
     judge=lambda gradients, rng: certify_walk(gradients, rng),
     hints=(
-        "y = x³ + x²-like short cuts: a node u is used by the result, and by a chain of other "
-        "nodes that leads there too. When does the queue visit u?",
+        "A node u is used by the result itself, and by a chain of other nodes that leads there "
+        "too. When does the queue visit u?",
         "The queue visits nodes by their distance from the root. A node may be passed over by the "
         "long way round: then it has passed on what came by the short one only.",
         "A node may pass its gradient on when every node that uses it has done so. Which order "
@@ -77,4 +77,5 @@ EXHIBIT = Exhibit(
         an order; a topological one is. Since a node is made after its inputs, "newest first" is
         topological and costs a sort by number.
         """,
+    play=PLAY + "print(gradients(y))",
 )

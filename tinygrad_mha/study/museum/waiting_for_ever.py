@@ -1,7 +1,7 @@
 """Waiting for ever: for the gradient of a branch that does not lead to the loss."""
 
 from .exhibit import Exhibit
-from .graph import certify_walk, walk_looks_fine
+from .graph import PLAY, certify_walk, walk_looks_fine
 
 
 def broken():
@@ -79,4 +79,5 @@ EXHIBIT = Exhibit(
         not of the node, so it cannot be kept in the node when the graph is built. This is Kahn's
         algorithm on the part of the graph behind the root.
         """,
+    play=PLAY + "print(gradients(y))",
 )
