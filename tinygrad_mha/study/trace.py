@@ -425,8 +425,8 @@ class trace(setting):
     >>> t
     <trace of 2 calls: mul, sum; 3 gradients measured, all right>
     >>> page = t.html()
-    >>> page.startswith("<!doctype html>"), "http:" in page
-    (True, False)
+    >>> page.startswith("<!doctype html>"), "<link" in page, " src=" in page
+    (True, False, False)
     """
 
     def __init__(self, step: int = 0) -> None:
