@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_mha as tg
-from tinygrad_mha.study import page, progress, referee
+from tinygrad_mha.study import museum_text, progress, referee
 from tinygrad_mha.study.__main__ import main
 from tinygrad_mha.study.learner_file import Refused, load
 from tinygrad_mha.study.museum import NAMES, ROOMS, exhibit
@@ -534,9 +534,9 @@ def test_a_write_that_fails_leaves_nothing(folder, monkeypatch):
 def test_colour_on_a_terminal_only(monkeypatch):
     monkeypatch.setattr(sys, "stdout", type("Terminal", (), {"isatty": lambda self: True})())
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert page.paint("good", "yes") == "\033[32myes\033[0m"
+    assert museum_text.paint("good", "yes") == "\033[32myes\033[0m"
     monkeypatch.setenv("NO_COLOR", "1")
-    assert page.paint("good", "yes") == "yes"
+    assert museum_text.paint("good", "yes") == "yes"
 
 
 def test_from_a_shell(folder):

@@ -13,7 +13,7 @@ import numpy as np
 from . import progress
 from .museum import NAMES, ROOMS, exhibit
 from .museum.exhibit import HEADER, Exhibit, code_of
-from .page import WIDTH, paint, wrapped
+from .museum_text import WIDTH, paint, wrapped
 from .referee import trial
 
 PROGRAM = "python -m tinygrad_mha.study"
