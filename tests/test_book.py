@@ -87,7 +87,7 @@ def test_a_chapter_shows_exercises_its_code_and_its_sources(path):
     assert re.search(r"^## Try$", text, re.MULTILINE)
     exercises = text.split("\n## Try\n")[1].split("\n## ")[0]
     assert len(re.findall(r"^\d+\. ", exercises, re.MULTILINE)) >= 3
-    assert re.search(r"\]\(\.\./\.\./[\w/]+\.\w+\)", text), "no link to the code"
+    assert re.search(r"\]\((\.\./){2,3}[\w/]+\.py\)", text), "no link to the code"
     assert "Sources" in text
 
 
