@@ -353,5 +353,38 @@ def reviews(n: int, wrong: float = 0.1, seed: int = 0) -> Any:
     return Dataset(texts, labels, list(range(1, n + 1)), "reviews")
 
 
+# -------------------------------------------------------------------------------- 12: fine-tuning
+
+
+@picture
+def layer_rates() -> Any:
+    """The learning rate of each layer of the chapter's encoder over its 80 steps."""
+    from tinygrad_mha.models import TransformerEncoder
+    from tinygrad_mha.models.encoder_classifier import EncoderClassifier
+    from tinygrad_mha.models.finetune import FinetuneRun
+
+    encoder = TransformerEncoder(30, d_model=32, h=4, num_layers=2, max_positions=16)
+    model = EncoderClassifier(encoder, num_classes=2)
+    steps, top = 80, 1 + len(encoder.layers)
+    levels: dict[int, list[Any]] = {}
+    for name, p in model.named_parameters():
+        levels.setdefault(FinetuneRun.level(name, top), []).append(p)
+    groups = [{"params": ps, "lr": 1e-2 * 0.9 ** (top - k)} for k, ps in levels.items()]
+    optimizer = tg.optim.AdamW(groups, lr=1e-2)
+    schedule = tg.optim.WarmupCosine(optimizer, warmup=steps // 10, total=steps, start=0.1)
+    rates = []
+    for _ in range(steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        schedule.step()
+    figure, [axes] = panels(1, 5.2, 3.2)
+    names = {top: "head", 0: "embeddings"}
+    found = dict(zip(levels, np.transpose(rates), strict=True))
+    for level, colour in zip(sorted(found, reverse=True), (RED, VIOLET, BLUE, GREEN), strict=True):
+        axes.plot(found[level], color=colour, label=names.get(level, f"layer {level}"))
+    axes.set(xlabel="step", title="learning rate", ylim=(0, 0.0105))
+    axes.legend(frameon=False)
+    return figure
+
+
 if __name__ == "__main__":
     main()
