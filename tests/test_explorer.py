@@ -309,6 +309,31 @@ def test_a_graph_that_was_there_before():
     np.testing.assert_allclose(values(d, tanh["outputs"][0]), np.tanh([3, 6]), rtol=1e-4)
 
 
+def test_one_of_several_outputs_that_were_there_before():
+    x = tg.Tensor(np.arange(4.0), requires_grad=True)
+    b = tg.split(x, 2)[1]
+    with tg.trace() as t:
+        (b * b).sum().backward()
+    d = t.data
+    split = next(c for c in d["calls"] if c["op"] == "split")
+    assert split["outputs"][0] is None
+    np.testing.assert_array_equal(values(d, split["outputs"][1]), [2, 3])
+    assert split["g"][0] is None
+
+
+def test_a_function_that_is_called_forward():
+    def forward(x):
+        return tg.exp(layer(x))
+
+    layer = nn.Linear(2, 2)
+    x = tg.Tensor(np.ones((1, 2), np.float32))
+    with tg.trace() as t:
+        forward(x).sum().backward()
+    assert [(g["name"], g["kind"]) for g in t.data["groups"]] == [
+        ("forward", "function"), ("Linear", "Linear"),
+    ]  # fmt: skip
+
+
 def test_forward_alone():
     x = tg.Tensor([1.0, 2.0], requires_grad=True)
     with tg.trace() as t:

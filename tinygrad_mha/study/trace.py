@@ -49,7 +49,7 @@ class Call:
     node: Node
     op: Op
     inputs: list[dict[str, Any]]  # name; "call" and "output", or "leaf", or "constant"
-    outputs: list[int]  # their places among the arrays
+    outputs: list[int | None]  # their places among the arrays
     params: dict[str, str]
     group: int  # the innermost module or function it was made in; -1: none
     line: str
@@ -144,7 +144,8 @@ class Recorder:
 
     def pulls(self, node: Node, g: Any) -> None:
         """It comes to a call, with the gradient of its output."""
-        self._g = g
+        if self.active:
+            self._g = g
 
     def pulled(self, node: Node, ds: Sequence, wants: Sequence[bool]) -> None:
         """The call has answered with the gradients of its inputs."""
@@ -200,7 +201,7 @@ class Recorder:
                 node,
                 node.op,
                 inputs,
-                [self.place(y) for y in ys],
+                [self.place(y) for y in ys] or [None] * max(node.outputs, 1),
                 told,
                 self.group(),
                 line,
@@ -221,9 +222,7 @@ class Recorder:
 
     def fill(self, x: Tensor) -> None:
         """The value of an output, if the call was made before we looked."""
-        outputs = self.calls[self._numbers[id(x.node)]].outputs
-        while len(outputs) <= x.index:
-            outputs.append(self.place(x.data))
+        self.calls[self._numbers[id(x.node)]].outputs[x.index] = self.place(x.data)
 
     def leaf(self, x: Tensor) -> int:
         if x not in self._leaves:
@@ -265,19 +264,19 @@ class Recorder:
             if frame is self.frame:
                 return
             name = frame.f_code.co_name
-            module = name == "forward" and isinstance(frame.f_locals.get("self"), Module)
-            if module or (not in_package(frame, "") and not name.startswith("<")):
+            own = not in_package(frame, "") and not name.startswith("<")
+            if own or module_of(frame) is not None:
                 yield frame
 
     def named(self, frame: FrameType, parent: int) -> Group:
         """What a run is called: by its module's place in the one around it, or by the function."""
-        module = frame.f_locals.get("self")
-        if frame.f_code.co_name != "forward" or not isinstance(module, Module):
+        module = module_of(frame)
+        if module is None:
             return Group(frame.f_code.co_name, "function", parent)
         kind = type(module).__name__
-        around = [f.f_locals["self"] for f, _ in self._frames if f.f_code.co_name == "forward"]
-        for outer in reversed(around):
-            for name, x in members(outer):
+        for around, _ in reversed(self._frames):
+            outer = module_of(around)
+            for name, x in members(outer) if outer is not None else ():
                 if x is module:
                     return Group(name, kind, parent)
         if module not in self._modules:
@@ -380,6 +379,14 @@ def reference_line() -> str:
         if name != __name__ and name not in MACHINE:
             return spell(frame)
     return ""
+
+
+def module_of(frame: FrameType) -> Module | None:
+    """The module whose forward a frame is, if it is one."""
+    if frame.f_code.co_name != "forward":
+        return None
+    module = frame.f_locals.get("self")
+    return module if isinstance(module, Module) else None
 
 
 def norm(a: Any) -> float:

@@ -357,14 +357,14 @@ function drawItem(item, plain) {
   item.state = null;
   svg("rect", {width: item.w, height: item.h}, g);
   if (item.kind === "call") {
-    const c = P.calls[item.at], op = D.ops[c.op], out = c.outputs[0];
+    const c = P.calls[item.at], op = D.ops[c.op];
+    const shapes = c.outputs.filter(o => o !== null).map(o => shape(P.arrays[o].shape)).join(" ");
     if (op.fused) g.classList.add("fused");
     svg("rect", {class: "tint", width: item.w, height: item.h, rx: 9}, g);
-    g.setAttribute("aria-label", c.op + (out !== undefined ? " " + shape(P.arrays[out].shape) : ""));
+    g.setAttribute("aria-label", c.op + " " + shapes);
     if (!plain) {
       svg("text", {x: 10, y: 19}, g, cut(c.as && c.as !== c.op ? c.as + " · " + c.op : c.op, 19));
-      svg("text", {class: "dim", x: 10, y: 35}, g,
-        out === undefined ? "" : cut(c.outputs.map(o => shape(P.arrays[o].shape)).join(" "), 20));
+      svg("text", {class: "dim", x: 10, y: 35}, g, cut(shapes, 20));
       svg("text", {class: "norm", x: item.w - 9, y: 35, "text-anchor": "end"}, g);
       chips(item.at).slice(0, 5).forEach(([x, i], row) =>
         svg("text", {class: "dim", x: 10, y: 53 + 15 * row}, g, cut(x.name + ": " + source(x), 25)));
@@ -624,9 +624,10 @@ function callPanel(box, k) {
     else from.textContent = " = " + x.constant;
     const at = x.call !== undefined ? P.calls[x.call].outputs[x.output] :
       x.leaf !== undefined ? P.leaves[x.leaf].values : x.values;
-    if (at !== undefined) array(slot, at, "", "f");
+    if (at !== undefined && at !== null) array(slot, at, "", "f");
   });
   c.outputs.forEach((o, i) => {
+    if (o === null) return;
     const slot = make("div", "slot", box);
     make("b", "", slot, c.outputs.length > 1 ? "output " + i : "output");
     array(slot, o, "", "f");
