@@ -35,6 +35,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--browser", action="store_true", help="also look at pages in Chromium")
 
 
 def pytest_configure():
@@ -44,11 +45,14 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--long"):
-        skip = pytest.mark.skip(reason="takes minutes: run with --long")
-        for item in items:
-            if "long" in item.keywords:
-                item.add_marker(skip)
+    looks = config.getoption("--browser") or config.getoption("--long")
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+            if not looks:
+                item.add_marker(pytest.mark.skip(reason="looks at a page: run with --browser"))
+        if "long" in item.keywords and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: run with --long"))
 
 
 def pytest_sessionfinish(session):
