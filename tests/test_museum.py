@@ -225,6 +225,10 @@ CHEATS = {
         "repeated_ids",
         "import tinygrad_mha.study.museum.repeated_ids as it\nembedding = it.solution()",
     ),
+    "the solution, by another door": (
+        "repeated_ids",
+        "from tinygrad_mha import study\nembedding = study.museum.repeated_ids.solution()",
+    ),
     "the solution, reached": (
         "repeated_ids", "embedding = tg.study.museum.repeated_ids.solution()",
     ),
@@ -346,7 +350,7 @@ def test_the_way_of_a_learner(run, folder):
     for attempt in (1, 2, 5):
         if attempt == 5:  # two more have failed
             progress.save(folder, {"attempts": {"repeated_ids": 4}, "solved": []})
-        status, out, _ = run("check", "2", "exhibit_02.py")
+        status, out, _ = run("check", "2")  # that is, exhibit_02.py
         assert status == 1
         assert "wrong gradient for input 1 (weight)" in out
         assert "backward says" in out
@@ -406,6 +410,7 @@ def test_start_never_overwrites(run, folder):
         (["dance"], "invalid choice"),
         ([], "required"),
         (["check", "1", "missing.py"], "start 1"),
+        (["check", "1"], "exhibit_01.py is no file"),
         (["check", "1", "."], "no file"),
         (["check", "1", "fix.py", "--seed", "x"], "--seed x"),
         (["check", "1", "fix.py", "--limit", "-3"], "--limit -3"),
@@ -462,7 +467,7 @@ def test_an_exception_on_the_way_back_has_its_line(run, folder):
     ids=["in Python", "in C"],
 )
 def test_an_endless_loop_ends(run, folder, monkeypatch, loop, in_python):
-    monkeypatch.setattr(referee, "GRACE", 30 if in_python else 1)
+    monkeypatch.setattr(referee, "GRACE", 60 if in_python else 1)
     text = source_of("repeated_ids", "    def pullback", f"    {loop}\n\n    def pullback")
     (folder / "fix.py").write_text(text)
     status, out, _ = run("check", "2", "fix.py", "--limit", "1.5")
@@ -473,7 +478,8 @@ def test_an_endless_loop_ends(run, folder, monkeypatch, loop, in_python):
     assert "Hint 1 of 4" in out
 
 
-def test_what_a_file_prints_is_shown_apart(run, folder):
+def test_what_a_file_prints_is_shown_apart(run, folder, monkeypatch):
+    monkeypatch.setattr(referee, "GRACE", 60)
     noisy = 'print("hello", "x" * 200)\nimport os\nos.write(1, b"raw\\n")\n'
     (folder / "fix.py").write_text(noisy + source_of("ties", solved=True))
     status, out, _ = run("check", "ties", "fix.py")

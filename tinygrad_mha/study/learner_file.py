@@ -67,6 +67,8 @@ def only_public_names(tree: ast.AST, path: str) -> None:
             inside = next((a.name for a in node.names if a.name.startswith("tinygrad_mha.")), "")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tinygrad_mha."):
             inside = str(node.module)
+        elif isinstance(node, ast.ImportFrom) and any(a.name == "study" for a in node.names):
+            inside = "tinygrad_mha.study"
         elif isinstance(node, ast.Attribute) and node.attr == "study":
             inside = "tinygrad_mha.study"
         if inside and inside != PLAYGROUND:

@@ -38,7 +38,7 @@ def add_commands(commands: Any) -> None:
     p.set_defaults(run=start_command)
     p = commands.add_parser("check", help="judge a repair, on cases that are drawn anew each time")
     p.add_argument("number", metavar="N", help=which)
-    p.add_argument("file", metavar="FILE", help="your file")
+    p.add_argument("file", nargs="?", metavar="FILE", help="your file (default: exhibit_N.py)")
     p.add_argument("--seed", metavar="S", help="draw the cases of an earlier check first")
     p.add_argument(
         "--limit", default="30", metavar="SECONDS", help="how long it may take (default: 30)"
@@ -112,7 +112,8 @@ def start_command(options: argparse.Namespace) -> int:
 
 def check_command(options: argparse.Namespace) -> int:
     number, case = chosen(options.number)
-    path, limit = options.file, positive("--limit", options.limit)
+    path = options.file or default_file(number)
+    limit = positive("--limit", options.limit)
     if not os.path.isfile(path):
         raise BadArgument(f"{path} is no file: `{PROGRAM} start {number}` makes one to begin with")
     seeds = [int(np.random.default_rng().integers(1 << 32))]

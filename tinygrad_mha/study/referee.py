@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import IO, Any
 
-GRACE = 5.0  # seconds for the process to start, and to say itself that its time is over
+GRACE = 10.0  # seconds for the process to start, and to say itself that its time is over
 NOISE = 4000  # bytes that are kept of what a file prints
 
 

@@ -57,7 +57,7 @@ def judge(last_state, rng):
 EXHIBIT = Exhibit(
     title="Company changes the answer",
     mechanism="pads are read as if they were tokens",
-    seen="practical-torchtext#5 (keitakurita)",
+    seen="practical-torchtext#5",
     story="""
         A text is classified by the last state of a recurrent layer. Alone it is classified one
         way, in a batch beside a longer text another way. The gradient check passes: the backward

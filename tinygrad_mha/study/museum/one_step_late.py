@@ -80,7 +80,7 @@ def judge(fading, rng):
 EXHIBIT = Exhibit(
     title="The memory that remembers today",
     mechanism="off by one: the gradient takes the state after the step, not before it",
-    seen="zero_to_gpt#9 (VikParuchuri), a course's backward pass through an RNN",
+    seen="zero_to_gpt#9 (a reader asks why the state of one step is used twice)",
     story="""
         A memory that fades: each step keeps a part of the last and adds what is new. How much is
         kept is learned. Gradients of the inputs are right at every step; the one of `keep` is

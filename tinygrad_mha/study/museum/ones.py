@@ -103,7 +103,7 @@ def looks_fine(is_right, rng):
 EXHIBIT = Exhibit(
     title="The check that checks too little",
     mechanism="a gradient check with an incoming gradient of ones",
-    seen="DeZero (its check lets a softmax pass whose backward returns zeros), minitorch",
+    seen="DeZero (its check lets a softmax pass whose backward returns zeros)",
     story="""
         Here nothing is wrong with a gradient: the bug is in the check. It finds wrong factors and
         wrong signs, and it has a blind spot as wide as a barn door: a softmax whose backward pass
