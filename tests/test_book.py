@@ -13,9 +13,12 @@ from tinygrad_mha.study import pictures
 
 BOOK = Path(tg.__file__).parent / "study" / "book"
 CONTENTS = BOOK / "README.md"
-CHAPTERS = sorted(BOOK.glob("[0-9][0-9]_*.md"))
+TRANSLATIONS = sorted(BOOK.glob("[0-9][0-9]_*.*.md"))  # 07_attention.zh.md
+CHAPTERS = sorted({*BOOK.glob("[0-9][0-9]_*.md")} - {*TRANSLATIONS})
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-each_page = pytest.mark.parametrize("path", [CONTENTS, *CHAPTERS], ids=lambda path: path.stem)
+each_page = pytest.mark.parametrize(
+    "path", [CONTENTS, *CHAPTERS, *TRANSLATIONS], ids=lambda path: path.stem
+)
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +34,10 @@ def read(path):
     return path.read_text(encoding="utf-8")
 
 
+def python_blocks(text):
+    return list(re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+
+
 def prose(text):
     """A page without its code, in blocks and in lines."""
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
@@ -43,9 +50,8 @@ def prose(text):
 @each_chapter
 def test_every_block_runs_and_prints_what_it_says(path):
     text, parser, names = read(path), doctest.DocTestParser(), {"__name__": path.stem}
-    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
-    assert blocks
-    for block in blocks:
+    assert python_blocks(text)
+    for block in python_blocks(text):
         line = text.count("\n", 0, block.start()) + 1
         test = parser.get_doctest(block[1], {}, f"block at line {line}", str(path), line)
         assert test.examples, f"the block at line {line} has no >>>, so it would not be tested"
@@ -56,7 +62,15 @@ def test_every_block_runs_and_prints_what_it_says(path):
         assert runner.failures == 0, "".join(said)
 
 
-@each_chapter
+@pytest.mark.parametrize("path", TRANSLATIONS, ids=lambda path: path.stem)
+def test_a_translation_has_the_code_of_its_original(path):
+    original = path.with_name(path.name.split(".")[0] + ".md")
+    ours, theirs = ([m[1] for m in python_blocks(read(p))] for p in (path, original))
+    assert ours == theirs
+    assert f"]({original.name})" in read(path)
+
+
+@each_page
 def test_nothing_is_shown_as_python_that_is_not_run(path):
     """Blocks are python, and run, or sh or text; and fences come in pairs."""
     fences = re.findall(r"^\s*```(.*)$", read(path), re.MULTILINE)
