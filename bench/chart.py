@@ -47,6 +47,7 @@ def accuracies(
         axes.set_yticks(down, places)
         axes.invert_yaxis() if k == 0 else None
         axes.tick_params(colors=GREY)
+        axes.locator_params(axis="x", nbins=4)
         axes.spines[:].set_visible(False)
         axes.set_title(f"{name}: accuracy")
     save(figure, path)
