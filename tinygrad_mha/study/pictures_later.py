@@ -305,7 +305,7 @@ def training() -> Any:
 
     settings = Settings(
         d_model=32, h=4, bidirectional=False, dropout=0.1, word_dropout=0.0, batch_size=32,
-        epochs=60, lr=1e-2, early_stopping=0, workers=1,
+        epochs=60, lr=5e-3, early_stopping=0, workers=1,
     )  # fmt: skip
     parts = split(reviews(600))
     history = train(parts, settings).metrics["history"]
@@ -317,11 +317,11 @@ def training() -> Any:
     left.axhline(np.log(2), color=GREY, linewidth=0.7, linestyle=":")
     left.annotate("log 2", (60, np.log(2)), (0, 3), textcoords="offset points", ha="right")
     left.axvline(1 + int(np.argmin(stop)), color=BLUE, linewidth=0.7, linestyle=":")
-    left.set(xlabel="epoch", ylim=(0, 0.85), title="loss")
+    left.set(xlabel="epoch", ylim=(0, 0.95), title="loss")
     left.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     total = 60 * -(-len(parts.fit) // 32)
     weight = tg.nn.Parameter([0.0])
-    optimizer = tg.optim.SGD([weight], lr=1e-2)
+    optimizer = tg.optim.SGD([weight], lr=settings.lr)
     warmup = int(settings.warmup * total)
     schedule = tg.optim.WarmupCosine(optimizer, warmup=warmup, total=total, start=1 / warmup)
     rates = []
@@ -329,7 +329,7 @@ def training() -> Any:
         rates.append(optimizer.lr)
         schedule.step()
     right.plot(np.arange(total) * 60 / total, rates, color=GREEN)
-    right.set(xlabel="epoch", ylim=(0, 0.0105), title="learning rate")
+    right.set(xlabel="epoch", ylim=(0, 1.05 * settings.lr), title="learning rate")
     return figure
 
 
