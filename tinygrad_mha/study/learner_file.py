@@ -46,8 +46,6 @@ def load(path: str, exhibit: Exhibit) -> Any:
         exec(code, module.__dict__)
     except SystemExit as e:
         raise Refused(f"{where(e, path)}: sys.exit() ends the check: take it out") from None
-    except KeyboardInterrupt:
-        raise
     except BaseException as e:
         raise Refused(told(e, path)) from None
     model = exhibit.broken()
@@ -64,11 +62,14 @@ def only_public_names(tree: ast.AST, path: str) -> None:
     for node in ast.walk(tree):
         inside = ""
         if isinstance(node, ast.Import):
-            inside = next((a.name for a in node.names if a.name.startswith("tinygrad_mha.")), "")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tinygrad_mha."):
+            names = [a.name for a in node.names]
+            inside = next((name for name in names if name.startswith("tinygrad_mha.")), "")
+        elif isinstance(node, ast.ImportFrom):
             inside = str(node.module)
-        elif isinstance(node, ast.ImportFrom) and any(a.name == "study" for a in node.names):
-            inside = "tinygrad_mha.study"
+            if inside == "tinygrad_mha" and any(a.name == "study" for a in node.names):
+                inside = "tinygrad_mha.study"
+            elif not inside.startswith("tinygrad_mha."):
+                inside = ""
         elif isinstance(node, ast.Attribute) and node.attr == "study":
             inside = "tinygrad_mha.study"
         if inside and inside != PLAYGROUND:

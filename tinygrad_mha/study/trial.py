@@ -78,7 +78,7 @@ def verdict(name: str, path: str, seed: int) -> dict[str, Any]:
         return {"verdict": "refused", "reason": f"{where(e, path)}: {e}"}
     except SystemExit as e:
         return {"verdict": "refused", "reason": f"{where(e, path)}: sys.exit() ends the check"}
-    except Exception as e:
+    except BaseException as e:  # whatever it is, it is not ours to die of
         return {"verdict": "failed", "reason": told(e, path)}
     return {"verdict": "passed", "reason": ""}
 

@@ -5,7 +5,7 @@ import numpy as np
 import tinygrad_mha as tg
 
 from .exhibit import Exhibit
-from .judging import Failed, certify, lifted
+from .judging import Failed, array_of, certify, lifted
 
 
 def broken():
@@ -45,7 +45,7 @@ def check(unbroadcast, small, large, rng):
     """The certificate of a broadcast, with the learner's function as its way back."""
 
     def backward(x, y, g):
-        dx = np.asarray(unbroadcast(g, x.shape))
+        dx = array_of("unbroadcast", unbroadcast(g, x.shape))
         if dx.shape != x.shape:  # the engine would sum it, and hide what is missing
             told = f"g {g.shape}, shape {x.shape}"
             raise Failed(f"unbroadcast gives {dx.shape}, and should give {x.shape} ({told})")

@@ -40,7 +40,7 @@ def same(
 
     Infinities equal themselves; NaN equals nothing.
     """
-    got, wanted = np.asarray(value(got)), np.asarray(wanted)
+    got, wanted = array_of(what, got), np.asarray(wanted)
     tail = f"\n  {told}" if told else ""
     if got.shape != wanted.shape:
         raise Failed(f"{what}: the shape is {got.shape} and should be {wanted.shape}{tail}")
@@ -65,6 +65,13 @@ def pulled(fn: Callable, args: Sequence[Any], g: Any, **params: Any) -> tuple[An
     found = gradients_of(y, xs, g, allow_unused=True) if y.requires_grad else [None] * len(xs)
     zero = [np.zeros_like(x.data) if d is None else d.data for x, d in zip(xs, found, strict=True)]
     return y.data, zero
+
+
+def array_of(what: str, x: Any) -> np.ndarray:
+    """x as an array; Failed for None, which a function gives that forgot its return."""
+    if x is None:
+        raise Failed(f"{what} gives None: is a return missing?")
+    return np.asarray(value(x))
 
 
 def lifted(name: str, forward: Callable[[Any], Any], backward: Callable, reference: Callable) -> Op:
