@@ -72,7 +72,7 @@ class Program(NamedTuple):
     told: str
 
     def __call__(self, *xs: Any) -> Any:
-        """Run the steps; the last but the unused one is the result."""
+        """Run the steps; the last one gives the result."""
         found = dict(zip("abcd", xs[: self.n], strict=False))
         for k, (op, i, j) in enumerate(self.steps, 1):
             x, z = found[i], found[j]
