@@ -181,18 +181,19 @@ def gradcheck_step() -> Any:
 @picture
 def fusion() -> Any:
     """Nodes, calls of NumPy, and what is kept: four ops as compositions, and fused."""
-    heads = [(16, 8, 32, 8)] * 3
+    heads: list[tuple[int, ...]] = [(16, 8, 32, 8)] * 3
+    ops: Any = tg  # of an op only some have a reference, says mypy
     cases: dict[str, tuple[Any, Any, list[tuple[int, ...]]]] = {
-        "LSTM": (tg.lstm.reference, tg.lstm, lstm_shapes(32, 16, 64)),
+        "LSTM": (ops.lstm.reference, ops.lstm, lstm_shapes(32, 16, 64)),
         "attention": (
-            tg.scaled_dot_product_attention.reference,
-            tg.scaled_dot_product_attention,
+            ops.scaled_dot_product_attention.reference,
+            ops.scaled_dot_product_attention,
             heads,
         ),
-        "layer norm": (tg.layer_norm.reference, tg.layer_norm, [(512, 64), (64,), (64,)]),
+        "layer norm": (ops.layer_norm.reference, ops.layer_norm, [(512, 64), (64,), (64,)]),
         "cross-entropy": (
-            lambda x: tg.cross_entropy.reference(x, np.arange(512) % 100),
-            lambda x: tg.cross_entropy(x, np.arange(512) % 100),
+            lambda x: ops.cross_entropy.reference(x, np.arange(512) % 100),
+            lambda x: ops.cross_entropy(x, np.arange(512) % 100),
             [(512, 100)],
         ),
     }
