@@ -89,6 +89,12 @@ def test_softmax_by_hand():
         close(tg.log_softmax(x, axis), np.log(e / e.sum(axis=axis, keepdims=True)))
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp", "rms_norm", "gelu", "var"])
+def test_complex_numbers_are_refused_not_cut_in_half(name):
+    with pytest.raises(TypeError, match=f"^{name}: numbers are real here, not complex128"):
+        tg.REGISTRY[name](np.array([[1 + 2j, 3.0]]))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_softmax_of_huge_numbers(dtype):
     x = leaf([[1e4, 1e4 + 1, -1e30], [-1e30, -1e30, -1e30]], dtype)

@@ -736,6 +736,8 @@ def is_floating(x: Any) -> bool:
 
 def floating(x: Array) -> Array:
     """Array x, or, if it holds integers, its values in the default dtype."""
+    if x.dtype.kind == "c":
+        raise TypeError(f"numbers are real here, not {x.dtype}: take .real, .imag or abs() of them")
     return x if x.dtype.kind == "f" else x.astype(default_dtype())
 
 
