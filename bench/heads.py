@@ -40,10 +40,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "without word dropout": {"word_dropout": 0.0},
     "without weight decay": {"weight_decay": 0.0},
     "with label smoothing of 0.1": {"label_smoothing": 0.1},
-    "without any of them": {
-        "dropout": 0.0, "attention_dropout": 0.0, "word_dropout": 0.0, "weight_decay": 0.0,
-    },
-}  # fmt: skip
+}
 
 
 def accuracy(name: str, seed: int, **changed: Any) -> tuple[float, TrainedClassifier, Any]:

@@ -25,6 +25,11 @@ def run_traced(script: str, arguments: Sequence[str], out: str, step: int = 0) -
         nothing was recorded. What was recorded before the script failed is written all the same.
     """
     code = compiled(script)
+    for option in {"--out", "--step"}.intersection(arguments):
+        note = (
+            f"{option} stands behind {script}, so it goes to the script, and is no option of trace"
+        )
+        print(one_line(note), file=sys.stderr)
     place = Path(out)
     if place.is_dir() or not place.parent.is_dir():
         raise InputError("is no place for a file; choose another with --out", source=out)
@@ -34,11 +39,10 @@ def run_traced(script: str, arguments: Sequence[str], out: str, step: int = 0) -
         if failure is not None:
             raise InputError(one_line(failure), source=script)
         passes = len(t.recorder.passes)
-        why = (
-            f"it has {passes} backward pass{'es' * (passes != 1)}; give a smaller --step"
-            if step
-            else ("it makes no Tensor that requires a gradient, so there is nothing to see")
-        )
+        why = "it makes no Tensor that requires a gradient, so there is nothing to see"
+        if step:
+            many = "no backward pass" if not passes else f"only the steps 0 to {passes - 1}"
+            why = f"it has {many}; give another --step"
         raise InputError(why, source=script)
     t.to_html(out, Path(script).name)
     print(t)

@@ -58,8 +58,8 @@ def measure(
     -------
     list
         For each input None, or a dict: ``analytic`` ⟨dx, v⟩, ``numeric``, ``error`` (relative to
-        the larger), ``fine``; ``steps``: the numeric value for each of STEPS; ``each``: the numeric
-        gradient of each number.
+        the largest term), ``fine``; ``finite``: whether it could be measured; ``steps``, ``errors``
+        for each of STEPS; ``each``: the numeric gradient of each number.
 
     Examples
     --------
@@ -102,15 +102,20 @@ def measure(
             analytic = float((d * v).sum())
             numeric, size = slope(v, STEP)
             size = max(size, float(abs(d * v).max(initial=0)), abs(numeric), abs(analytic))
-            error = abs(analytic - numeric) / size if size else 0.0
+            size = size or 1.0
+            error = abs(analytic - numeric) / size
+            finite = bool(np.isfinite(error))
             one: dict[str, Any] = {
                 "analytic": short(analytic),
                 "numeric": short(numeric),
                 "error": short(error),
                 "fine": bool(error < CLOSE),
+                "finite": finite,
             }
-            if ladder:
-                one["steps"] = [short(slope(v, step)[0]) for step in STEPS]
+            if ladder and finite:
+                found = [slope(v, step)[0] for step in STEPS]
+                one["steps"] = [short(x) for x in found]
+                one["errors"] = [short(abs(analytic - x) / size) for x in found]
                 if x.size <= FEW:
                     unit = np.eye(x.size).reshape(x.size, *x.shape)
                     one["each"] = [short(slope(e, STEP)[0]) for e in unit]

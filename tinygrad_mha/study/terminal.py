@@ -121,7 +121,7 @@ def explain_op(name: str | Op) -> None:
 
     Raises
     ------
-    KeyError
+    ValueError
         If there is no such op: the message has the names that are like it.
 
     Examples
@@ -151,7 +151,8 @@ def explained(name: str | Op) -> list[str]:
 
         near = get_close_matches(str(name), REGISTRY, 5, 0.5)
         told = f"do you mean {', '.join(near)}?" if near else "see tg.REGISTRY for all names"
-        raise KeyError(f"explain_op: there is no op {name!r}; {told}")
+        own = "for an op of your own, pass the op itself"
+        raise ValueError(f"explain_op: there is no op {name!r}; {told}; {own}")
     if op.reference is None:
         kind = "a primitive, defined by one formula for each argument"
     else:

@@ -129,12 +129,12 @@ class Recorder:
         self, op: Op, inputs: Sequence, params: dict, ys: Sequence, node: Node | None
     ) -> None:
         """A call was made."""
-        if node is not None and self.active:
+        if node is not None and self.active and not in_gradcheck():
             self.note(node, params, ys, calling_line() if self.frame else reference_line())
 
     def starts(self, y: Tensor, g: Any) -> None:
         """A backward pass begins."""
-        if not self.active or y.node is None:
+        if not self.active or y.node is None or in_gradcheck():
             return
         for t in history([y]):  # what was made before we looked is written down now
             if id(t.node) not in self._numbers:
@@ -164,12 +164,13 @@ class Recorder:
 
     def ends(self, gradients: dict[Tensor, Any]) -> None:
         """The backward pass is over."""
-        if threading.get_ident() != self.thread:
+        if threading.get_ident() != self.thread or in_gradcheck():
             return
         norms = {}
         for x, d in gradients.items():
-            if isinstance(x, Parameter):
-                name = self._names.get(x) or f"parameter {tuple(x.shape)}"
+            if x.node is None:
+                kind = "parameter" if isinstance(x, Parameter) else "input"
+                name = self._names.get(x) or f"{kind} {tuple(x.shape)}"
                 norms[name] = [short(norm(d)), short(norm(x.data))]
         if not self.done and len(self.passes) == self.wanted:
             for x, d in gradients.items():
@@ -228,10 +229,25 @@ class Recorder:
         if x not in self._leaves:
             kind = "input" if x.tracked else "constant"
             kind = "parameter" if isinstance(x, Parameter) else kind
+            if kind == "input" and (called := self.variable(x)):
+                self._names.setdefault(x, called)
             name = self._names.get(x) or ("" if kind == "parameter" else kind)
             self.leaves.append(Leaf(x, name, kind, self.place(x.data)))
             self._leaves[x] = len(self.leaves) - 1
         return self._leaves[x]
+
+    def variable(self, x: Tensor) -> str:
+        """What the user calls a Tensor: the variable that holds it, if one does."""
+        if self.frame is None:
+            return ""
+        for frame in stack():
+            if not in_package(frame, ""):
+                for name, held in frame.f_locals.items():
+                    if held is x and not name.startswith("_"):
+                        return name
+            if frame is self.frame:
+                break
+        return ""
 
     def place(self, a: Any) -> int:
         """The number of an array's summary."""
@@ -369,6 +385,16 @@ class Recorder:
         return picture(inner)
 
 
+def in_gradcheck() -> bool:
+    """Whether somebody is certifying a gradient: what that computes is nobody's graph."""
+    return any(f.f_globals.get("__name__") == GRADCHECK for f in stack())
+
+
+def plural(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+GRADCHECK = f"{__package__.rpartition('.')[0]}.gradcheck"
 MACHINE = {f"{__package__.rpartition('.')[0]}.{m}" for m in ("tensor", "operators", "primitives")}
 
 
@@ -484,14 +510,21 @@ class trace(setting):
 
     def __repr__(self) -> str:
         calls = self.recorder.calls
+        if not calls:
+            return "<trace of nothing>"
         names = list(dict.fromkeys(c.op.name for c in calls))
         shown = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
-        checks = [c for call in calls for c in call.checks if c]
-        wrong = sum(not c["fine"] for c in checks)
-        verdict = f"{wrong} NOT RIGHT" if wrong else "all right"
-        return (
-            f"<trace of {len(calls)} calls: {shown}; {len(checks)} gradients measured, {verdict}>"
-        )
+        parts = [f"{plural(len(calls), 'call')}: {shown}"]
+        checks = [(call.op.name, c) for call in calls for c in call.checks if c]
+        measured = [(name, c) for name, c in checks if c["finite"]]
+        if measured:
+            wrong = dict.fromkeys(name for name, c in measured if not c["fine"])
+            verdict = f"NOT RIGHT: {', '.join(wrong)}" if wrong else "all right"
+            parts.append(f"{plural(len(measured), 'gradient')} measured, {verdict}")
+        if len(measured) < len(checks):
+            odd = next(name for name, c in checks if not c["finite"])
+            parts.append(f"{len(checks) - len(measured)} not finite, that of {odd} for one")
+        return f"<trace of {'; '.join(parts)}>"
 
 
 def trace_of(y: Tensor, limit: int = 200) -> Recorder | None:

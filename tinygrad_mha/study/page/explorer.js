@@ -169,6 +169,7 @@ function layout() {
     while (a[i] === b[i]) i++;
     const parent = a[i].parent;
     e.under = b[i];
+    e.over = a[i];
     if (!within.has(parent)) within.set(parent, []);
     within.get(parent).push([a[i], b[i]]);
   }
@@ -247,6 +248,8 @@ function arrange(parent, children, within) {
         item.x = x + (wide[k] - item.w) / 2;
         item.y = y + h / 2 + item.cy - item.h / 2;
         item.gutter = y - GAP.band / 2;
+        item.below = y + h + 9;
+        item.last = k === to - 1;
       }
       x += wide[k] + GAP.x;
     }
@@ -262,6 +265,7 @@ function spread(parent, dx, dy, children) {  // places inside groups become plac
     item.x += dx;
     item.y += dy;
     item.gutter += dy;
+    item.below += dy;
     placed.push(item);
     if (item.kind === "group" && item.open)
       spread(item.at, item.x + PAD.x, item.y + PAD.top, children);
@@ -319,15 +323,29 @@ function draw() {
     const a = items.get(e.from), b = items.get(e.to);
     if (!near(a) && !near(b)) continue;
     const x0 = a.x + a.w, y0 = a.y + a.h / 2, x1 = b.x, y1 = b.y + b.h / 2;
-    const bend = Math.max(18, (x1 - x0) / 2), gy = e.under.gutter;
-    const d = x1 < x0 ?  // to the next line
-      `M${x0} ${y0}c26 0 26 ${gy - y0} 0 ${gy - y0}L${x1} ${gy}c-26 0 -26 ${y1 - gy} 0 ${y1 - gy}` :
-      small ? `M${x0} ${y0}L${x1} ${y1}` :
-      `M${x0} ${y0}C${x0 + bend} ${y0} ${x1 - bend} ${y1} ${x1} ${y1}`;
+    const gy = e.under.gutter, [out, x, y] = small ? ["", x0, y0] : leave(a, e.over);
+    const bend = Math.max(18, (x1 - x) / 2);
+    const d = `M${x0} ${y0}${out}` + (x1 < x ?  // to the next line
+      `c26 0 26 ${gy - y} 0 ${gy - y}L${x1} ${gy}c-26 0 -26 ${y1 - gy} 0 ${y1 - gy}` :
+      small ? `L${x1} ${y1}` : `C${x + bend} ${y} ${x1 - bend} ${y1} ${x1} ${y1}`);
     e.line = svg("path", {d, class: "edge"}, $("edges"));
   }
   place();
   colour();
+}
+function leave(item, over) {  // around the boxes to the right, out of the open groups around it
+  let x = item.x + item.w, y = item.y + item.h / 2, d = "";
+  for (let at = item; at !== over; at = items.get(id("g", at.parent))) {
+    const box = items.get(id("g", at.parent)), edge = box.x + box.w;
+    if (!at.last) {
+      d += `c14 0 14 ${at.below - y} 28 ${at.below - y}`;
+      x += 28;
+      y = at.below;
+    }
+    if (x < edge) d += `L${edge} ${y}`;
+    x = Math.max(x, edge);
+  }
+  return [d, x, y];
 }
 function place() {
   $("world").setAttribute("transform", `translate(${view.x} ${view.y}) scale(${view.k})`);
@@ -367,7 +385,7 @@ function drawItem(item, plain) {
       svg("text", {class: "dim", x: 10, y: 35}, g, cut(shapes, 20));
       svg("text", {class: "norm", x: item.w - 9, y: 35, "text-anchor": "end"}, g);
       chips(item.at).slice(0, 5).forEach(([x, i], row) =>
-        svg("text", {class: "dim", x: 10, y: 53 + 15 * row}, g, cut(x.name + ": " + source(x), 25)));
+        svg("text", {class: "dim", x: 10, y: 53 + 15 * row}, g, cut(x.name + ": " + source(x), 23)));
     }
     g.onclick = () => choose({kind: "call", at: item.at});
     g.onkeydown = e => enterKey(e, () => choose({kind: "call", at: item.at}, true));
@@ -477,8 +495,9 @@ function show(item) {  // bring it into the middle, if it is outside
   if (!item) return;
   const box = $("stage").getBoundingClientRect();
   const x = (item.x + item.w / 2) * view.k + view.x, y = (item.y + item.h / 2) * view.k + view.y;
-  const far = x < 60 || y < 30 || x > box.width - 60 || y > box.height - 30;
-  if (far) shift(box.width / 2 - x, box.height / 2 - y);
+  const w = item.w * view.k / 2, h = item.h * view.k / 2;
+  const inside = x - w > 4 && y - h > 4 && x + w < box.width - 4 && y + h < box.height - 4;
+  if (!inside) shift(box.width / 2 - x, box.height / 2 - y);
 }
 
 /* --------------------------------------------------------------------------- the way back */
@@ -661,7 +680,7 @@ function backPanel(box, c) {
     const slot = make("div", "slot", box), d = (c.ds || [])[i];
     make("b", "", slot, "d" + x.name);
     if (d === null || d === undefined) {
-      make("span", "from", slot, ": nobody asked");
+      make("span", "from", slot, ": not needed, for " + x.name + " is a constant");
       return;
     }
     array(slot, d, "", "b");
@@ -674,17 +693,21 @@ function go1(k) { reveal(k); choose({kind: "call", at: k}); }
 function measured(parent, check, a) {
   const box = make("div", "check", parent);
   const line = make("div", "", box);
+  if (!check.finite) {
+    make("span", "odd", line, "not finite, so it cannot be measured");
+    make("div", "note", box, "tg.detect_anomaly() names the call that gave the first NaN.");
+    return;
+  }
   make("span", check.fine ? "ok" : "no", line, check.fine ? "✓ measured" : "✗ NOT what is measured");
   const values = make("div", "", box), error = make("div", "", box);
   const tell = (numeric, e) => {
     values.textContent = "⟨d, v⟩ = " + number(check.analytic) +
       "   differences: " + number(numeric);
-    error.textContent = "relative error " + number(e);
+    error.textContent = "error " + number(e) + " of the largest term";
   };
   tell(check.numeric, check.error);
   if (check.steps) {
-    const wrong = check.steps.map(s => Math.abs(s - check.analytic) /
-      Math.max(Math.abs(check.analytic), Math.abs(s), 1e-30));
+    const wrong = check.errors.map(e => typeof e === "number" ? e : 1);
     const slide = make("input", "", box);
     slide.type = "range";
     slide.min = 1;
@@ -694,7 +717,7 @@ function measured(parent, check, a) {
     const note = make("div", "note", box, "step 1e−6 along a random direction v");
     const chart = svg("svg", {viewBox: "0 0 320 56", class: "v"}, box);
     chart.style.width = "100%";
-    const y = e => 50 - 46 * clamp((Math.log10(Math.max(e, 1e-12)) + 12) / 12, 0, 1);
+    const y = e => 50 - 46 * clamp((Math.log10(Math.max(e, 1e-13)) + 13) / 13, 0, 1);
     const x = i => 14 + i * 292 / (wrong.length - 1);
     svg("path", {d: wrong.map((e, i) => (i ? "L" : "M") + x(i) + " " + y(e)).join(""),
       fill: "none", stroke: css("--mark"), "stroke-width": 1.6}, chart);
@@ -766,13 +789,13 @@ function paint(canvas, h, name, full = h.full) {  // more than zero in the colou
 
 const LINES = [["--ink", ""], ["--fwd", "7 4"], ["--bwd", "2 3"]];
 function lstmView(box) {
-  make("p", "note", box, "The norm of the gradient of the hidden state at each step of an LSTM. " +
-    "What a gradient loses from step to step, early words cannot learn from; a forget bias of 1 " +
-    "keeps the gates open at first.");
+  make("p", "note", box, "The norm of the gradient of the hidden state at each step of an LSTM, " +
+    "as it is and with the forget gates' biases set to 0 and to 1, which keeps the gates open.");
   for (const v of D.views.lstm) {
     const c = D.calls[v.call], groups = groupNames(v.call);
-    for (const [key, text] of [["from_end", "A random gradient at the last step that is computed," +
-      " relative to where it began"], ["from_loss", "The gradient of the loss"]]) {
+    for (const [key, text] of [["from_end", "What is left of a gradient that begins at " +
+      "the last step alone: from there it goes back, and what it loses, early words cannot " +
+      "learn from"], ["from_loss", "The loss's own gradient, which may come in at every step"]]) {
       const chart = make("div", "chart", box);
       make("b", "", chart, groups + c.op + (c.params && c.params.reverse === "True" ?
         ", from the end to the beginning" : ""));
@@ -787,7 +810,7 @@ function lines(parent, curves, what) {
   const all = curves.flatMap(c => c[1]).filter(v => v > 0).map(Math.log10);
   const low = Math.floor(Math.min(...all, 0)), high = Math.ceil(Math.max(...all, low + 1));
   const n = Math.max(...curves.map(c => c[1].length));
-  const chart = svg("svg", {viewBox: `0 0 ${w} ${h}`, role: "img"}, parent);
+  const chart = svg("svg", {viewBox: `0 0 ${w} ${h}`, role: "img"}, make("div", "plot", parent));
   const x = i => left + (w - left - right) * (n > 1 ? i / (n - 1) : .5);
   const y = v => h - bottom - (h - bottom - 12) * (Math.log10(Math.max(v, 10 ** low)) - low) /
     (high - low);
@@ -816,11 +839,15 @@ function lines(parent, curves, what) {
   svg("text", {x: w - right + 22, y: h - 8}, chart, what);
 }
 function attentionView(box) {
-  make("p", "note", box, "Row: the token that looks. Column: where to. Each row sums to 1.");
+  make("p", "note", box, "Row: the token that looks. Column: where to. Each row sums to 1. In the " +
+    "first passes of a training all weights are alike; tg.trace(step=…) draws a later one.");
   for (const v of D.views.attention) {
     const chart = make("div", "chart", box);
     make("b", "", chart, groupNames(v.call) + D.calls[v.call].op + " " + shape(v.shape));
-    const maps = make("div", "maps", chart);
+    const many = new Set(v.maps.map(m => m.text)).size, all = v.shape[0];
+    if (many < all) make("p", "note", chart, "The first " + many + " of " + all + " texts.");
+    const maps = make("div", "maps", make("div", "plot", chart));
+    maps.style.setProperty("--heads", Math.min(new Set(v.maps.map(m => m.head)).size, 8));
     maps.style.marginTop = "10px";
     for (const m of v.maps) {
       const figure = make("figure", "", maps), canvas = make("canvas", "", figure);
@@ -833,14 +860,18 @@ function attentionView(box) {
 }
 function trainingView(box) {
   const names = [...new Set(D.passes.flatMap(p => Object.keys(p)))];
-  make("p", "note", box, "The norm of each parameter's gradient at each backward pass; darker is " +
-    "larger, on a logarithmic scale that all share.");
+  make("p", "note", box, "The norm of each gradient at each backward pass, from the left to the " +
+    "right; the stronger the colour, the larger, on a logarithmic scale of four decades at most " +
+    "that all share. A name draws its curve below.");
+  if (names.some(n => n.endsWith("w_k.bias"))) make("p", "note", box, "The bias of the keys " +
+    "shifts all scores of a row alike, which softmax does not see: its gradient is 0 but for " +
+    "rounding.");
   const chart = make("div", "chart", box), wide = make("div", "wide", chart);
   const flow = make("table", "flow", wide), told = make("div", "", chart);
   const value = (p, name) => p[name] ? Number(p[name][0]) : NaN;
   const logs = D.passes.flatMap(p => names.map(n => value(p, n))).filter(v => v > 0)
     .map(Math.log10);
-  const low = Math.min(...logs), high = Math.max(...logs, low + .5);
+  const high = Math.max(...logs), low = Math.min(Math.max(Math.min(...logs), high - 4), high - .5);
   const [r, g, b] = rgb("--bwd");
   const draw = name => {
     told.replaceChildren();
@@ -856,10 +887,10 @@ function trainingView(box) {
     const canvas = make("canvas", "", make("td", "", row));
     canvas.width = D.passes.length;
     canvas.height = 1;
-    canvas.style.width = Math.max(D.passes.length * 6, 300) + "px";
+    canvas.style.width = Math.max(D.passes.length * 6, Math.min(innerWidth - 330, 640), 110) + "px";
     const c = canvas.getContext("2d");
     D.passes.forEach((p, i) => {
-      const v = value(p, name), t = v > 0 ? .06 + .94 * (Math.log10(v) - low) / (high - low) : 0;
+      const v = value(p, name), t = v > 0 ? .06 + .94 * clamp((Math.log10(v) - low) / (high - low), 0, 1) : 0;
       c.fillStyle = `rgb(${r} ${g} ${b} / ${t})`;
       c.fillRect(i, 0, 1, 1);
     });
@@ -958,6 +989,7 @@ $("search").oninput = () => {
       found ??= k;
     }
   });
+  $("search").classList.toggle("none", text !== "" && found === null);
   colour();
   if (found !== null) show(items.get(seat(found)));
 };
