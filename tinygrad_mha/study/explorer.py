@@ -1,7 +1,7 @@
 """The backprop explorer: a recording as one HTML page, which needs no network.
 
-What is drawn is decided here, how is decided in ``page/``: ``explorer.js`` reads the JSON that
-:func:`data` makes. The script is allowed by its hash, so nothing else in the file can run.
+What is drawn is decided here, how is decided in ``page/``, whose scripts read the JSON that
+:func:`data` makes. They are allowed by their hash, so nothing else in the file can run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ from . import typeset
 
 if TYPE_CHECKING:
     from .trace import Call, Recorder
+
+# in the order in which they are read: one script, in a scope of its own
+SCRIPTS = [
+    f"{name}.js"
+    for name in (
+        "tools", "picture", "layout", "drawing", "way_back", "panel", "views", "input"
+    )
+]  # fmt: skip
 
 
 def picture(r: Recorder) -> dict[str, Any]:
@@ -83,10 +91,11 @@ def gathered(graph: dict[str, Any], ops: dict[str, Any]) -> dict[str, Any]:
 def html(said: dict[str, Any], title: str) -> str:
     """The page."""
     files = resources.files(__package__) / "page"
-    script, style, page = (
+    style, page, *scripts = (
         (files / name).read_text(encoding="utf-8")
-        for name in ("explorer.js", "explorer.css", "explorer.html")
+        for name in ("explorer.css", "explorer.html", *SCRIPTS)
     )
+    script = "\n".join(['(() => {\n"use strict";', *scripts, "})();\n"])
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {
         "@title@": escape(title),
