@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 from html import escape
 from pathlib import Path
@@ -17,6 +16,8 @@ from string import Template
 from typing import Any
 
 import numpy as np
+
+from tinygrad_mha.study.explorer import embedded
 
 from .errors import InputError
 from .explain import Explanation, peaked, shown, strongest
@@ -111,18 +112,6 @@ def data_of(e: Explanation) -> dict[str, Any]:
 def plain(x: float) -> float | None:
     """A number as JSON has it, which knows no NaN."""
     return None if np.isnan(x) else float(x)
-
-
-def embedded(data: Any) -> str:
-    """JSON that can stand between <script> and </script>: no character of HTML is left in it.
-
-    Examples
-    --------
-    >>> embedded(["</script><!--", "\\u2028"])
-    '["\\\\u003c/script\\\\u003e\\\\u003c!--", "\\\\u2028"]'
-    """
-    text = json.dumps(data)  # ASCII
-    return "".join(f"\\u{ord(c):04x}" if c in "<>&" else c for c in text)
 
 
 def signed(x: float, digits: int = 3) -> str:

@@ -324,7 +324,7 @@ class Recorder:
                     call.inside = len(self.pictures)
                     self.pictures.append(picture)
                     opened += len(picture["calls"])
-            if self.frame is not None or self.limit is None:
+            if self.limit is None:  # a reference has no views of its own
                 if call.op.name == "lstm":
                     self.views["lstm"] += lstm_view(k, call.arrays, call.options, g)
                 if call.op.name == "scaled_dot_product_attention":
