@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import subprocess
+import time
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -74,6 +75,13 @@ class Browser:
         answer = self("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def soon(self, expression):
+        """True as soon as the expression is: what the page does in an event that comes later."""
+        end = time.monotonic() + 60
+        while not self.js(expression) and time.monotonic() < end:
+            time.sleep(0.02)
+        return self.js(expression)
 
     def mouse(self, selector, *kinds):
         """The mouse to the middle of an element; pressed and released there, if asked for."""

@@ -732,7 +732,7 @@ def test_a_walk_through_the_page(browser, tmp_path):
     assert js("document.getElementById('name').textContent") == "Layer 2, head 2"
     browser.key("Escape")
     assert not js("document.getElementById('big').open")
-    assert js("document.activeElement === document.querySelectorAll('.head')[3]")
+    assert browser.soon("document.activeElement === document.querySelectorAll('.head')[3]")
     browser.key("Enter")
     assert js("document.getElementById('big').open")
     assert not browser.seen("Runtime.exceptionThrown")
