@@ -14,13 +14,16 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 import tinygrad_mha as tg
 
+from .checkpoint import USUAL, Every, every
 from .errors import InputError, one_line
+from .signals import Stopped, Stops, heeded, ignore
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,11 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str] | None) -> int:
     """Parse the arguments, run the command, and turn exceptions into messages."""
     saves = False
+    stops = Stops()
     try:
         options = parser().parse_args(arguments)
         saves = options.command in (train, finetune)
-        options.command(options)
-        sys.stdout.flush()
+        with heeded(stops) if saves else contextlib.nullcontext():
+            options.command(options, stops) if saves else options.command(options)
+            sys.stdout.flush()
         return 0
     except InputError as e:
         return fail(str(e), 2)
@@ -51,10 +56,13 @@ def run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # `… | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        with contextlib.suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # we are going, no need to press again
-        return fail("interrupted; no model was written" if saves else "interrupted", 130)
+    except KeyboardInterrupt as e:
+        ignore()
+        message = "interrupted; no model was written" if saves else "interrupted"
+        number = signal.SIGINT
+        if isinstance(e, Stopped):
+            number, message = signal.Signals(e.number), e.message or message
+        return fail(message, 128 + number)
     except OSError as e:
         place = e.filename or "standard output"
         reason = (e.strerror or str(e)).lower()
@@ -108,10 +116,10 @@ def parser() -> argparse.ArgumentParser:
     commands = p.add_subparsers(required=True, metavar="COMMAND")
 
     t = commands.add_parser("train", help="train a classifier", description=TRAIN)
-    t.add_argument("data", nargs="?", default="names", metavar="DATA", help=DATA)
+    t.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA} (default: names)")
     t.add_argument("--valid", metavar="FILE", help="measure on this instead of a fifth of DATA")
     columns(t)
-    t.add_argument("--out", default="model", metavar="DIR", help="model folder (default: model)")
+    t.add_argument("--out", metavar="DIR", help="model folder (default: model)")
     t.add_argument("--device", help="cpu, cuda or cuda:N (default: $TINYGRAD_MHA_DEVICE or cpu)")
     t.add_argument("--level", choices=("word", "char"), help="what a token is (default: word)")
     t.add_argument(
@@ -182,6 +190,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="MB",
         help="a step may keep so much, and computes the rest again (default: no limit)",
     )
+    t.add_argument(
+        "--max-steps", type=positive, metavar="N", help="end after so many steps (default: epochs)"
+    )
+    survival(t)
     t.add_argument("--json", action="store_true", help="end with one line of JSON")
     t.set_defaults(command=train)
 
@@ -248,10 +260,8 @@ def finetune_options(commands: Any) -> None:
     f = commands.add_parser(
         "finetune", help="train a classifier on a pretrained encoder", description=FINETUNE
     )
-    f.add_argument("data", metavar="DATA", help=DATA)
-    f.add_argument(
-        "--base", default="minilm", metavar="DIR", help="minilm, a folder, or a name on the hub"
-    )
+    f.add_argument("data", nargs="?", metavar="DATA", help=DATA)
+    f.add_argument("--base", metavar="DIR", help="a folder, or a name on the hub (default: minilm)")
     f.add_argument(
         "--tune",
         choices=("attention", "all", "head", "lora"),
@@ -259,7 +269,7 @@ def finetune_options(commands: Any) -> None:
     )
     f.add_argument("--valid", metavar="FILE", help="measure on this instead of a fifth of DATA")
     columns(f)
-    f.add_argument("--out", default="model", metavar="DIR", help="model folder (default: model)")
+    f.add_argument("--out", metavar="DIR", help="model folder (default: model)")
     f.add_argument("--device", help="cpu, cuda or cuda:N (default: $TINYGRAD_MHA_DEVICE or cpu)")
     f.add_argument("--epochs", type=positive, metavar="N", help="at most (default: by --tune)")
     f.add_argument("--batch-size", type=positive, metavar="N", help="texts (default: 32)")
@@ -293,6 +303,7 @@ def finetune_options(commands: Any) -> None:
     f.add_argument(
         "--workers", type=positive, metavar="N", help="share each batch (default: the cores)"
     )
+    survival(f)
     f.add_argument("--json", action="store_true", help="end with one line of JSON")
     f.set_defaults(command=finetune)
 
@@ -328,45 +339,87 @@ def whole(text: str, least: int) -> int:
     return number
 
 
+def cadence(text: str) -> Every:
+    """How often a checkpoint is written."""
+    try:
+        return every(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
+
+
 positive, natural = partial(whole, least=1), partial(whole, least=0)
 
 
 def columns(p: argparse.ArgumentParser) -> None:
     """Where texts and labels stand in a table."""
-    p.add_argument("--text-column", default="text", metavar="NAME", help="default: text")
-    p.add_argument("--label-column", default="label", metavar="NAME", help="default: label")
+    p.add_argument("--text-column", metavar="NAME", help="default: text")
+    p.add_argument("--label-column", metavar="NAME", help="default: label")
+
+
+def survival(p: argparse.ArgumentParser) -> None:
+    """What helps when a run is ended before its end."""
+    p.add_argument(
+        "--checkpoint-every",
+        type=cadence,
+        default=USUAL,
+        metavar="N",
+        help="so many steps, or a time as 30s, 10m, 2h; 0: never (default: 10m)",
+    )
+    p.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on with the run that was to write DIR; its other options are known",
+    )
 
 
 # ------------------------------------------------------------------------------------- train
 
 
-def train(options: argparse.Namespace) -> None:
+def train(options: argparse.Namespace, stops: Stops) -> None:
     """A classifier from nothing but the data."""
-    choose_device(options)
-    learn(options, settings_of(options))
+    from .train import Settings
+
+    learn(options, stops, Settings, settings_of)
 
 
-def finetune(options: argparse.Namespace) -> None:
+def finetune(options: argparse.Namespace, stops: Stops) -> None:
     """The same from a pretrained encoder."""
-    from dataclasses import fields
-
     from .finetune import FinetuneSettings
 
-    choose_device(options)
-    names = {f.name for f in fields(FinetuneSettings)}
-    given = {k: v for k, v in vars(options).items() if k in names and v is not None}
-    given["device"] = tg.backend.default_device()
-    learn(options, FinetuneSettings(**given))
+    learn(
+        options, stops, FinetuneSettings, lambda o: FinetuneSettings(**given(o, FinetuneSettings))
+    )
 
 
-def learn(options: argparse.Namespace, settings: Any) -> None:
+def given(options: argparse.Namespace, kind: Any) -> dict[str, Any]:
+    """The settings of a kind that the user gave, and the device."""
+    from dataclasses import fields
+
+    names = {f.name for f in fields(kind)}
+    found = {k: v for k, v in vars(options).items() if k in names and v is not None}
+    return found | {"device": tg.backend.default_device()}
+
+
+def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any) -> None:
     """Read, split, fit, measure, save, tell."""
     from . import train as training
-    from .metrics import class_table, confusion_table
+    from .checkpoint import Checkpoints
+    from .files import sweep
+    from .resume import Resumed
     from .trained import check_replaceable
 
+    begun = Resumed(options, kind, settings_of)
     out = Path(options.out)
     check_replaceable(out)
+    if out.exists():  # if it does not, what was left may be all there is
+        sweep(Path(os.path.realpath(out)).parent)
+    if begun.finished is not None:
+        tell(options, begun.finished, out)
+        return
+    choose_device(options)
+    settings = begun.settings or settings_of(options)
+    device, workers = tg.backend.default_device(), settings.workers or training.cores()
+    settings = replace(settings, device=device, workers=workers)  # a run keeps its workers
     fit: Any = training.train
     if options.command is finetune:
         from .finetune import finetune as fit
@@ -381,13 +434,26 @@ def learn(options: argparse.Namespace, settings: Any) -> None:
         if both:
             note = f"{both} of the {len(test)} texts to measure on are in {options.data} too"
             print(f"{one_line(options.valid)}: {note}: it will look too good", file=sys.stderr)
-    trained = fit(parts, settings, progress=True, source=options.data)
+    checkpoints = Checkpoints(
+        out, options.checkpoint_every, begun.remembered(settings), begun.saved, stops, begun.command
+    )
+    trained = fit(parts, settings, progress=True, source=options.data, checkpoints=checkpoints)
     result = training.evaluate(trained, parts.test)
     trained.metrics |= {"test": {"data": parts.test.source, **result}}
     if vars(options).get("merge"):
         trained = trained.merged()
     trained.save(out)
-    labels, confusion = trained.labels, training.np.array(result["confusion"])
+    tell(options, trained, out)
+
+
+def tell(options: argparse.Namespace, trained: Any, out: Path) -> None:
+    """What was measured, and where the model is."""
+    import numpy as np
+
+    from .metrics import class_table, confusion_table
+
+    result = trained.metrics["test"]
+    labels, confusion = trained.labels, np.array(result["confusion"])
     print(class_table(labels, result))
     print()
     print(confusion_table(labels, confusion))
@@ -409,17 +475,13 @@ def learn(options: argparse.Namespace, settings: Any) -> None:
 
 def settings_of(options: argparse.Namespace) -> Any:
     """The settings that the user gave, over those that suit the data."""
-    from dataclasses import fields
-
     from .datasets import BUILTIN, default_level
     from .train import Settings
 
-    names = {f.name for f in fields(Settings)}
-    given = {k: v for k, v in vars(options).items() if k in names and v is not None}
+    found = given(options, Settings)
     if options.data in BUILTIN and not os.path.exists(options.data):
-        given.setdefault("level", default_level(options.data))
-    given["device"] = tg.backend.default_device()
-    return Settings.for_level(given.pop("level", "word"), **given)
+        found.setdefault("level", default_level(options.data))
+    return Settings.for_level(found.pop("level", "word"), **found)
 
 
 def choose_device(options: argparse.Namespace) -> None:
@@ -435,7 +497,7 @@ def read(source: str, options: argparse.Namespace) -> Any:
     """A labelled data set from the command line's arguments."""
     from .readers import read_dataset
 
-    return read_dataset(source, options.text_column, options.label_column)
+    return read_dataset(source, options.text_column or "text", options.label_column or "label")
 
 
 # ------------------------------------------------------------------------ evaluate and predict

@@ -25,12 +25,13 @@ from tinygrad_mha import nn, optim
 from tinygrad_mha.backend import placed
 
 from . import lora, pretrained
+from .checkpoint import Checkpoints
 from .dataset import Dataset
 from .encoder_classifier import POOLINGS, EncoderClassifier
 from .errors import InputError
 from .fine_tuned import FineTunedClassifier, arguments, digest
 from .parallel import Workers, cores
-from .text import BucketedBatches, LabelSet
+from .text import BucketedBatches, LabelSet, contents
 from .train import MOST_CLASSES, OPTIMIZERS, Run, Split, announce, class_weights
 from .trained import TrainedClassifier
 from .wordpiece import WordPiece
@@ -115,6 +116,7 @@ def finetune(
     source: str = "",
     row_weights: np.ndarray | None = None,
     stop_weights: np.ndarray | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> FineTunedClassifier:
     """Fit a pretrained encoder to ``parts.fit``; the rest as :func:`tinygrad_mha.models.train`.
 
@@ -142,6 +144,7 @@ def finetune(
         counts = [f"{size:,}" for size in sizes(trained.model)]
         print(f"{settings.tune}: trains {counts[0]} of {counts[1]} weights", file=sys.stderr)
     subject: TrainedClassifier = trained
+    texts = contents(fit_ids), contents(stop_ids)
     if settings.tune == "head":
         subject, fit_ids, stop_ids = on_kept_features(trained, fit_ids, stop_ids, settings)
     rows = settings.batch_size * settings.accumulate
@@ -150,6 +153,9 @@ def finetune(
     width = trained.model.encoder.d_model  # type: ignore[attr-defined]
     if settings.tune == "head":
         width = 1  # a step is so short that nobody can help
+    if checkpoints is not None:
+        base = trained.config["digest"], trained.vocabulary.json  # type: ignore[attr-defined]
+        run.watch(checkpoints, stop_ids, stop_targets, base, labels.names, *texts)
     told = run.until_it_gets_worse(stop_ids, stop_targets, stop_weights, width, progress)
     trained.model.eval()
     count, of = sizes(trained.model)
@@ -159,7 +165,7 @@ def finetune(
         **told,
         "trained_parameters": count,
         "parameters": of,
-        "seconds": time.perf_counter() - began,
+        "seconds": run.seconds_before + time.perf_counter() - began,
     }
     return trained
 

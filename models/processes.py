@@ -25,6 +25,8 @@ import numpy as np
 from tinygrad_mha import Tensor
 from tinygrad_mha.tensor import modes, recording
 
+from .signals import ignore
+
 LINE = 64  # bytes: where an array begins, a cache line begins
 PATIENCE = 5  # seconds that a child has to end by itself
 
@@ -202,7 +204,7 @@ class Child:
 
     def _serve(self, family: Processes) -> None:
         """Answer until the parent says that it is over, or closes its end of the pipe."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+        ignore()  # Ctrl-C is for the parent to handle, and so is the end of a group of processes
         end_with_parent(family.owner)
         gc.freeze()  # what was inherited stays shared: the collector does not write to it
         for child in family.children:  # an end that is open here would never look closed

@@ -9,6 +9,8 @@ import numpy as np
 
 from tinygrad_mha.backend import is_array, to_host, xp
 
+SUMS = {"loss_sum": float, "hits": int, "rows": int, "tokens": int}
+
 
 class Seen:
     """What the steps of an epoch said so far.
@@ -21,6 +23,20 @@ class Seen:
         self.loss_sum, self.hits, self.rows, self.tokens = 0.0, 0, 0, 0
         self.pending: list[tuple[tuple, int]] = []
         self.began = time.perf_counter()
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps; nothing may be waiting."""
+        sums = {k: getattr(self, k) for k in SUMS}
+        return {**sums, "seconds": time.perf_counter() - self.began}
+
+    @classmethod
+    def restored(cls, state: dict[str, float]) -> Seen:
+        """What :meth:`state` said, as if the time in between had not been."""
+        seen = cls()
+        for k, kind in SUMS.items():
+            setattr(seen, k, kind(state[k]))
+        seen.began -= float(state["seconds"])
+        return seen
 
     def add(self, told: tuple[Any, Any, Any], rows: int, tokens: int) -> None:
         """``told``: the loss, how many were right, the norm of the gradients."""

@@ -400,6 +400,11 @@ def pad_batch(encoded: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return ids, lengths
 
 
+def contents(encoded: Sequence[np.ndarray]) -> np.ndarray:
+    """The ids of all rows, one row after the other."""
+    return np.concatenate([np.zeros(0, np.int32), *encoded])
+
+
 def lengths_of(encoded: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([len(row) for row in encoded], dtype=np.int64)
 
@@ -468,9 +473,10 @@ class BucketedBatches:
         """The number of batches of an epoch."""
         return -(-len(self.encoded) // self.batch_size)
 
-    def epoch(self, k: int = 0) -> Iterator[Batch]:
-        """The batches of epoch `k`; every row is in one of them."""
-        for rows in self._shuffled(k) if self.shuffle else self._cut(self._longest_first()):
+    def epoch(self, k: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `k` from number `start` on; every row is in one of them."""
+        batches = self._shuffled(k) if self.shuffle else self._cut(self._longest_first())
+        for rows in batches[start:]:
             ids, lengths = pad_batch([self.encoded[i] for i in rows])
             targets = None if self.targets is None else self.targets[rows]
             yield Batch(ids, lengths, targets, rows)

@@ -7,18 +7,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 import tinygrad_mha as tg
 from tinygrad_mha import optim
-from tinygrad_mha.backend import OutOfDeviceMemory, explained, placed
+from tinygrad_mha.backend import OutOfDeviceMemory, explained, place_like, placed
 from tinygrad_mha.random import mask_stream
 
 from . import recompute
+from .checkpoint import Checkpoints, digest
 from .dataset import Dataset
 from .errors import InputError, one_line
 from .metrics import confusion_matrix, scores
@@ -29,7 +31,9 @@ from .text import (
     BucketedBatches,
     LabelSet,
     Vocabulary,
+    contents,
     first_labels,
+    lengths_of,
     remove_duplicates,
     stratified_split,
     tokenize,
@@ -61,6 +65,7 @@ class Settings:
     epochs: int = 0  # 0: as many as `steps` optimizer steps take
     batch_size: int = 0  # 0: 64, or fewer if there are few texts
     steps: int = 2100
+    max_steps: int = 0  # no more steps than that, whatever the epochs; 0: no limit
     lr: float = 3e-3
     optimizer: str = "adamw"
     weight_decay: float | None = None  # None: what suits the optimizer
@@ -79,7 +84,7 @@ class Settings:
         sizes = ("d_model", "h", "num_layers", "max_len")
         least = dict.fromkeys((*sizes, "min_count", "steps"), 1)
         least |= dict.fromkeys(
-            ("epochs", "batch_size", "workers", "early_stopping", "seed", "memory"), 0
+            ("epochs", "batch_size", "workers", "early_stopping", "seed", "memory", "max_steps"), 0
         )
         for name, low in least.items():
             if getattr(self, name) < low:
@@ -217,12 +222,14 @@ def train(
     source: str = "",
     row_weights: np.ndarray | None = None,
     stop_weights: np.ndarray | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainedClassifier:
     """Fit a classifier to ``parts.fit``; keep the weights with the best loss on ``parts.stop``.
 
     Without rows in ``parts.stop`` nothing is measured, and the weights after the last epoch are
     kept. ``row_weights`` and ``stop_weights``, one number from 0 on for each row of ``parts.fit``
     and of ``parts.stop``, say how much a row counts in the means that are the loss.
+    ``checkpoints`` are written on the way, and gone on from if they have one.
 
     One seed and one number of workers give the same weights, bit for bit.
     """
@@ -239,13 +246,15 @@ def train(
         announce(parts, source)
     run = Run(trained, settings, batches, weight, row_weights)
     width = settings.d_model // (2 if settings.bidirectional else 1)
+    if checkpoints is not None:
+        run.watch(checkpoints, stop_ids, stop_targets, trained.vocabulary.tokens, labels.names)
     told = run.until_it_gets_worse(stop_ids, stop_targets, stop_weights, width, progress)
     trained.metrics = {
         "data": source or parts.fit.source,
         "rows": {k: len(getattr(parts, k)) for k in ("fit", "stop", "test")},
         **told,
         "parameters": sum(p.size for p in model.parameters()),
-        "seconds": time.perf_counter() - began,
+        "seconds": run.seconds_before + time.perf_counter() - began,
     }
     return trained
 
@@ -328,11 +337,18 @@ class Run:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = self.make_optimizer()
         total = len(batches) * settings.epochs
-        warmup = int(settings.warmup * total)
+        self.last_step = min(total, getattr(settings, "max_steps", 0) or total)
+        warmup = int(settings.warmup * self.last_step)
         self.schedule = optim.WarmupCosine(
-            self.optimizer, warmup=warmup, total=total, start=1 / max(warmup, 1)
+            self.optimizer, warmup=warmup, total=self.last_step, start=1 / max(warmup, 1)
         )
         self.step = 0
+        self.position = 0  # batches of the present epoch that are done
+        self.seen = Seen()
+        self.history: list[dict[str, float]] = []  # of the epochs that are done
+        self.best, self.best_loss, self.waited = self.weights(), float("inf"), 0
+        self.checkpoints: Checkpoints | None = None
+        self.began, self.seconds_before = time.perf_counter(), 0.0
         if settings.memory:
             recompute.fit(self.model, self.largest_loss, settings.memory << 20)
 
@@ -356,17 +372,16 @@ class Run:
         Returns what there is to tell.
         """
         s = self.settings
-        best, best_loss, waited, history = self.weights(), float("inf"), 0, []
         count = s.workers if s.device == "cpu" else 1  # a GPU shares the work by itself
         cut = shards_for(s.batch_size, width, count)
         jobs = self.loss_of, self.trained.scores
         with (
             a_smaller_batch_for_a_full_gpu(s.batch_size),
+            nullcontext() if self.checkpoints is None else self.checkpoints.stops.looked_at(),
             Workers(count, jobs, self.parameters, shards=cut) as workers,
         ):
-            for epoch in range(s.epochs):
-                said = self.epoch(epoch, workers, progress)
-                history.append(said)
+            while not self.over():
+                said = self.epoch(len(self.history), workers, progress)
                 loss = said["train_loss"]
                 if stop_ids:
                     loss, accuracy = measure(
@@ -374,20 +389,104 @@ class Run:
                     )
                     said |= {"valid_loss": loss, "valid_accuracy": accuracy}
                 if progress:
-                    _report(epoch, said)
-                if loss < best_loss or not stop_ids:
-                    best, best_loss, waited = self.weights(), loss, 0
+                    _report(len(self.history), said)
+                if loss < self.best_loss or not stop_ids:
+                    self.best, self.best_loss, self.waited = self.weights(), loss, 0
                 else:
-                    waited += 1
-                    if waited == s.early_stopping:
-                        break
+                    self.waited += 1
+                self.history.append(said)
+                self.position, self.seen = 0, Seen()
+            if self.checkpoints is not None and self.checkpoints.stops.asked is not None:
+                self.checkpoints.leave(self)
             peak = peak_mb(s.device)
-        for p, a in zip(self.parameters, best, strict=True):
+        for p, a in zip(self.parameters, self.best, strict=True):
             p.data = a
-        if not np.isfinite(best_loss):
-            raise TrainingError(f"the validation loss is {best_loss}; try a smaller --lr")
-        measured = {"valid_loss": best_loss} if stop_ids else {}
-        return {"epochs": len(history), **measured, "history": history, "peak_mb": peak}
+        if not np.isfinite(self.best_loss):
+            raise TrainingError(f"the validation loss is {self.best_loss}; try a smaller --lr")
+        measured = {"valid_loss": self.best_loss} if stop_ids else {}
+        told = {"epochs": len(self.history), **measured, "history": self.history}
+        return {**told, "peak_mb": peak}
+
+    def over(self) -> bool:
+        """Whether all epochs or steps are done, or the last epochs have brought nothing."""
+        s = self.settings
+        if self.position:  # in the middle of an epoch: what it brings has not been measured
+            return False
+        tired = bool(s.early_stopping) and self.waited >= s.early_stopping
+        return tired or len(self.history) >= s.epochs or self.step >= self.last_step
+
+    # ---- on disk
+
+    def watch(
+        self,
+        checkpoints: Checkpoints,
+        stop_ids: Sequence[np.ndarray],
+        stop_targets: np.ndarray,
+        *more: np.ndarray | Sequence[str],
+    ) -> None:
+        """Write ``checkpoints`` of this run, or go on from the one they have.
+
+        Everything that the run learns from and is measured on goes into the digest that says
+        whether a checkpoint is of this run.
+        """
+        self.checkpoints = checkpoints
+        targets = self.batches.targets
+        assert targets is not None
+        fit = contents(self.batches.encoded), self.batches.lengths, targets
+        weights = () if self.row_weights is None else (self.row_weights,)
+        whole = *fit, contents(stop_ids), lengths_of(stop_ids), stop_targets, *weights
+        checkpoints.begin(self, digest(*whole, *more))
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the rest of the run depends on, for a checkpoint: words and arrays."""
+        self.look(self.seen, len(self.history))
+        words = {
+            "step": self.step,
+            "position": self.position,
+            "seen": self.seen.state(),
+            "history": self.history,
+            "best_loss": self.best_loss,
+            "waited": self.waited,
+            "seconds": self.seconds_before + time.perf_counter() - self.began,
+            "generator": tg.random.weights_generator().bit_generator.state,
+        }
+        arrays: dict[str, Any] = {f"weight.{k}": p.data for k, p in enumerate(self.parameters)}
+        arrays |= {f"best.{k}": a for k, a in enumerate(self.best)}
+        arrays |= {f"optimizer.{k}": a for k, a in self.optimizer.state_dict().items()}
+        arrays |= {f"schedule.{k}": a for k, a in self.schedule.state_dict().items()}
+        return words, arrays
+
+    def restore(self, words: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what :meth:`state` said; ValueError if that was another run."""
+
+        def part(name: str) -> dict[str, np.ndarray]:
+            start = f"{name}."
+            return {k.removeprefix(start): a for k, a in arrays.items() if k.startswith(start)}
+
+        weights, best = part("weight"), part("best")
+        for given in (weights, best):
+            for k, p in enumerate(self.parameters):
+                a = given[str(k)]
+                if a.shape != p.shape or a.dtype != p.dtype or not np.isfinite(a).all():
+                    raise ValueError(f"weight {k} is {a.shape} {a.dtype}, not {p.shape} {p.dtype}")
+        counts = ("step", "position", "waited")
+        step, position, waited = (words[name] for name in counts)
+        if not all(type(n) is int and n >= 0 for n in (step, position, waited)):
+            raise ValueError("a count is no number from 0 on")
+        if step > self.last_step or position > len(self.batches):
+            raise ValueError(f"step {step}, batch {position} are beyond the end")
+        self.seen = Seen.restored(words["seen"])
+        tg.random.weights_generator().bit_generator.state = words["generator"]
+        self.optimizer.load_state_dict(part("optimizer"))
+        self.schedule.load_state_dict(part("schedule"))
+        for k, p in enumerate(self.parameters):
+            p.data[...] = place_like(weights[str(k)], p.data)
+        self.best = [place_like(best[str(k)], p.data) for k, p in enumerate(self.parameters)]
+        self.step, self.position, self.waited = step, position, waited
+        self.best_loss, self.history = float(words["best_loss"]), list(words["history"])
+        self.seconds_before = float(words["seconds"])
+
+    # ---- step by step
 
     def weights(self) -> list[Any]:
         """Copies of what is trained, where it is."""
@@ -409,29 +508,33 @@ class Run:
         class Bar(tqdm):
             monitor_interval = 0  # no thread that watches it: processes start only without threads
 
+        count = min(len(self.batches), self.position + self.last_step - self.step)
         bar = Bar(
-            self.batches.epoch(epoch),
-            total=len(self.batches),
+            islice(self.batches.epoch(epoch, self.position), count - self.position),
+            total=count,
+            initial=self.position,
             desc=f"epoch {epoch + 1}/{self.settings.epochs}",
             disable=not progress,
             leave=False,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log needs no moving bar
         )
-        seen = Seen()
+        seen = self.seen
         for ids, lengths, targets, rows in bar:
             weights = None if self.row_weights is None else self.row_weights[rows]
             told = self.train_step(ids, lengths, targets, workers, weights)
             seen.add(told, len(rows), int(lengths.sum()))
-            if seen.waiting < (1 if self.settings.device == "cpu" else READ_EVERY):
-                continue
-            self.look(seen, epoch)
-            said = seen.said()
-            bar.set_postfix(
-                loss=f"{said['train_loss']:.3f}",
-                accuracy=f"{said['train_accuracy']:.3f}",
-                tokens_s=f"{said['tokens_per_second']:,.0f}",
-                refresh=False,
-            )
+            self.position += 1
+            if seen.waiting >= (1 if self.settings.device == "cpu" else READ_EVERY):
+                self.look(seen, epoch)
+                said = seen.said()
+                bar.set_postfix(
+                    loss=f"{said['train_loss']:.3f}",
+                    accuracy=f"{said['train_accuracy']:.3f}",
+                    tokens_s=f"{said['tokens_per_second']:,.0f}",
+                    refresh=False,
+                )
+            if self.checkpoints is not None:
+                self.checkpoints.after_step(self)
         self.look(seen, epoch)
         return seen.said()
 

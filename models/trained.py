@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,17 @@ import numpy as np
 
 import tinygrad_mha as tg
 
+from . import checkpoint
 from .errors import InputError, quoted
-from .files import TRAINED, beside, read_bytes, read_json, read_object
+from .files import (
+    TRAINED,
+    beside,
+    put_folder,
+    read_bytes,
+    read_json,
+    read_object,
+    write_parts,
+)
 from .readers import check_label
 from .text import BucketedBatches, Vocabulary, tokenize
 from .text_classifier import POOLINGS, TextClassifier
@@ -120,8 +130,8 @@ class TrainedClassifier:
             target.parent.mkdir(parents=True, exist_ok=True)
             new.mkdir()
             for name, content in self.contents().items():
-                (new / name).write_bytes(content)
-            _put_in_place(new, target)
+                write_parts([content], new / name, beside(new / name), Path(folder))
+            put_folder(new, target)
         except OSError as e:  # a failed write does not say which file it was
             raise OSError(e.errno, e.strerror, str(folder)) from None
         finally:
@@ -148,6 +158,12 @@ class TrainedClassifier:
         if not place.is_dir():
             raise InputError(
                 "no such model folder; train one: tinygrad-mha train", source=str(place)
+            )
+        if (place / checkpoint.NAME).exists() and not (place / "config.json").exists():
+            raise InputError(
+                "the training of this model was interrupted; to go on: "
+                f"tinygrad-mha train --resume {shlex.quote(str(place))} (or finetune --resume)",
+                source=str(place),
             )
         config = read_json(place / "config.json", TRAINED)
         if isinstance(config, dict) and config.get("format") == FINE_TUNED:
@@ -215,27 +231,14 @@ def check_replaceable(folder: Path) -> None:
 def _stranger(folder: Path) -> str | None:
     """What a folder holds that `save` did not write. A config.json may be anybody's."""
     for path in sorted(folder.iterdir()):
-        if path.name not in FILES + OTHERS or not path.is_file():
+        if path.name not in (*FILES, *OTHERS, *checkpoint.NAMES) or not path.is_file():
             return quoted(path.name)
     config = folder / "config.json"
-    if any(folder.iterdir()):
+    if any(path.name not in checkpoint.NAMES for path in folder.iterdir()):
         text = config.read_bytes() if config.exists() else b""
         if FORMAT.encode() not in text and FINE_TUNED.encode() not in text:
             return "no config.json of ours"
     return None
-
-
-def _put_in_place(new: Path, target: Path) -> None:
-    """Move `new` to `target`; if that fails, what was there before is there again."""
-    old = beside(target)
-    try:
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _on_one_line(e: Exception) -> str:
