@@ -442,7 +442,13 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     trained.metrics |= {"test": {"data": parts.test.source, **result}}
     if vars(options).get("merge"):
         trained = trained.merged()
-    trained.save(out)
+    try:
+        trained.save(out)
+    except OSError:
+        if checkpoints.last is not None:
+            told = f"the checkpoint of step {checkpoints.last} is kept; to go on: {begun.command}"
+            print(one_line(told), file=sys.stderr)
+        raise
     tell(options, trained, out)
 
 

@@ -55,7 +55,9 @@ def at_random_moments(place, moments, seed=0, more=("--epochs", "12")):
     place = Path(place)
     write_data(data := place / "data.csv")
     arguments = [data, *SMALL, *more, "--checkpoint-every", 1]
+    began = time.monotonic()
     subprocess.run(command(*arguments, "--out", place / "calm"), check=True, capture_output=True)
+    lasts = time.monotonic() - began
     want = (place / "calm" / "model.safetensors").read_bytes()
     rng = random.Random(seed)
     found, killed, rounds = Counter(), 0, 0
@@ -64,7 +66,7 @@ def at_random_moments(place, moments, seed=0, more=("--epochs", "12")):
         out = place / f"killed{rounds}"
         out.mkdir()
         while True:
-            patience = None if killed >= moments else rng.uniform(0.3, 1.2)
+            patience = None if killed >= moments else lasts * rng.uniform(0.3, 1)
             process = subprocess.Popen(
                 command(*arguments, "--out", out, "--resume", out),
                 stdout=subprocess.DEVNULL,

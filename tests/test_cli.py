@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tinygrad_mha.models import cli
+from tinygrad_mha.models import checkpoint, cli, files
 from tinygrad_mha.models import train as training
 from tinygrad_mha.models import trained as trained_module
 
@@ -490,7 +490,7 @@ def test_places_that_cannot_hold_a_model(here, data, tmp_path, monkeypatch):
     refuses(tmp_path / "m", "cannot be written")
 
 
-@pytest.mark.parametrize("at", ["write", "_put_in_place", "rename"])
+@pytest.mark.parametrize("at", ["write_parts", "put_folder", "rename"])
 def test_a_save_that_fails_leaves_the_old_model(here, data, tmp_path, monkeypatch, at):
     folder = tmp_path / "model"
     assert here("train", data, "--out", folder, *FAST, "--epochs", 1)[0] == 0
@@ -503,8 +503,7 @@ def test_a_save_that_fails_leaves_the_old_model(here, data, tmp_path, monkeypatc
         rename = Path.rename
         allowed = iter([rename, full, rename])
         monkeypatch.setattr(Path, "rename", lambda self, to: next(allowed)(self, to))
-    elif at == "write":
-        monkeypatch.setattr(Path, "write_bytes", full)
+        monkeypatch.setattr(files, "exchanged", lambda *_: False)
     else:
         monkeypatch.setattr(trained_module, at, full)
     more = ["--epochs", 1, "--seed", 1]
@@ -557,7 +556,7 @@ def test_a_full_disk_behind_standard_output(trained):
 
 
 def test_interrupting_a_training(trained, data, tmp_path):
-    """However often the keys are pressed: one line, nothing written, the old model kept."""
+    """However often the keys are pressed: one line, a checkpoint, the old model kept."""
     folder = tmp_path / "model"
     shutil.copytree(trained[0], folder)
     command = [sys.executable, "-m", "tinygrad_mha", "train", data, "--out", folder, *FAST]
@@ -571,10 +570,14 @@ def test_interrupting_a_training(trained, data, tmp_path):
         err = process.stderr.read().decode()
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert err.rstrip().endswith("tinygrad-mha: interrupted; no model was written")
+    last = err.rstrip().split("\n")[-1]
+    assert "\rtinygrad-mha: interrupted after step " in last
+    assert last.endswith(f"; to go on: tinygrad-mha train --resume {folder}")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     for p in folder.iterdir():
-        assert p.read_bytes() == (trained[0] / p.name).read_bytes()
+        if p.name != checkpoint.NAME:
+            assert p.read_bytes() == (trained[0] / p.name).read_bytes()
+    assert checkpoint.read(folder).words["run"]["step"] > 0
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
