@@ -14,7 +14,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -242,17 +242,19 @@ def read(folder: Path) -> Saved | None:
     return saved
 
 
-def digest(*parts: Iterable[Any] | np.ndarray | Sequence[str]) -> str:
-    """What tells one set of texts, ids or targets from another: a hash of all of them."""
+def digest(*parts: Iterable[str | np.ndarray]) -> str:
+    """What tells one set of texts, ids or targets from another: a hash of all of them.
+
+    A part is strings, or arrays of which only the bytes count, not where one ends.
+    """
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
-        if isinstance(part, np.ndarray):
-            found.update(f"{part.dtype.str} {part.shape}".encode())
-            found.update(np.ascontiguousarray(part).data)
-            continue
         for item in part:
-            data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
-            found.update(len(data).to_bytes(8, "little"))
-            found.update(data)
-        found.update(b"end")
+            if isinstance(item, str):
+                data = item.encode("utf-8", "surrogatepass")
+                found.update(len(data).to_bytes(8, "little"))
+                found.update(data)
+            else:
+                found.update(np.ascontiguousarray(item).data)
+        found.update(b" end ")
     return found.hexdigest()

@@ -324,7 +324,8 @@ EXPORT = (
 )
 TRAIN = "Without DATA it trains on the built-in last names, in under two minutes."
 DATA = (
-    "a .csv, .tsv, .jsonl or fastText file, a folder with one sub-folder a class, or names, tweets"
+    "a .csv, .tsv, .jsonl or fastText file (also .gz), a folder with one sub-folder a class, - for "
+    "standard input, or names, tweets"
 )
 
 
@@ -358,6 +359,11 @@ def columns(p: argparse.ArgumentParser) -> None:
 
 def survival(p: argparse.ArgumentParser) -> None:
     """What helps when a run is ended before its end."""
+    p.add_argument(
+        "--on-bad-row",
+        choices=("fail", "skip"),
+        help="a row that cannot be used ends the run, or is counted and left out (default: fail)",
+    )
     p.add_argument(
         "--checkpoint-every",
         type=cadence,
@@ -405,7 +411,9 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     from . import train as training
     from .checkpoint import Checkpoints
     from .files import sweep
+    from .readers import Skipped, fatal
     from .resume import Resumed
+    from .stream import prepare
     from .trained import check_replaceable
 
     begun = Resumed(options, kind, settings_of)
@@ -420,20 +428,18 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     settings = begun.settings or settings_of(options)
     device, workers = tg.backend.default_device(), settings.workers or training.cores()
     settings = replace(settings, device=device, workers=workers)  # a run keeps its workers
+    bad = Skipped(one_line(options.data)) if options.on_bad_row == "skip" else fatal
     fit: Any = training.train
     if options.command is finetune:
         from .finetune import finetune as fit
-    data = read(options.data, options)
-    test = read(options.valid, options) if options.valid else None
-    training.LabelSet.from_labels(data.labels, options.data)  # one class only is told first
-    parts = training.split(data, test)
-    training.LabelSet.from_labels(parts.fit.labels, options.data).encode(parts.test)
-    if test is not None:
-        known = set(data.texts)
-        both = sum(text in known for text in test.texts)
-        if both:
-            note = f"{both} of the {len(test)} texts to measure on are in {options.data} too"
-            print(f"{one_line(options.valid)}: {note}: it will look too good", file=sys.stderr)
+    parts: Any
+    if options.command is train and (options.data == "-" or os.path.isfile(options.data)):
+        columns = options.text_column or "text", options.label_column or "label"
+        parts = prepare(options.data, settings, a_disk_for(out), options.valid, columns, bad, True)
+    else:
+        parts = in_memory(options, bad)
+    if isinstance(bad, Skipped):
+        bad.told()
     checkpoints = Checkpoints(
         out, options.checkpoint_every, begun.remembered(settings), begun.saved, stops, begun.command
     )
@@ -450,6 +456,35 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
             print(one_line(told), file=sys.stderr)
         raise
     tell(options, trained, out)
+
+
+def in_memory(options: argparse.Namespace, bad: Any) -> Any:
+    """All texts, split into those that train, stop early and measure."""
+    from . import train as training
+
+    data = read(options.data, options, bad)
+    test = read(options.valid, options, bad) if options.valid else None
+    training.LabelSet.from_labels(data.labels, options.data)  # one class only is told first
+    parts = training.split(data, test)
+    training.LabelSet.from_labels(parts.fit.labels, options.data).encode(parts.test)
+    if test is not None:
+        known = set(data.texts)
+        both = sum(text in known for text in test.texts)
+        if both:
+            note = f"{both} of the {len(test)} texts to measure on are in {options.data} too"
+            print(f"{one_line(options.valid)}: {note}: it will look too good", file=sys.stderr)
+    return parts
+
+
+def a_disk_for(out: Path) -> Path:
+    """A folder on the disk that the model goes to: what is temporary may be as large as the data.
+
+    (The system's folder for temporary files may be in memory.)
+    """
+    parent = Path(os.path.realpath(out)).parent
+    while not parent.exists():
+        parent = parent.parent
+    return parent
 
 
 def tell(options: argparse.Namespace, trained: Any, out: Path) -> None:
@@ -499,11 +534,12 @@ def choose_device(options: argparse.Namespace) -> None:
         raise InputError(str(e), source="--device" if given else "$TINYGRAD_MHA_DEVICE") from None
 
 
-def read(source: str, options: argparse.Namespace) -> Any:
+def read(source: str, options: argparse.Namespace, bad: Any = None) -> Any:
     """A labelled data set from the command line's arguments."""
-    from .readers import read_dataset
+    from .readers import fatal, read_dataset
 
-    return read_dataset(source, options.text_column or "text", options.label_column or "label")
+    columns = options.text_column or "text", options.label_column or "label"
+    return read_dataset(source, *columns, bad=bad or fatal)
 
 
 # ------------------------------------------------------------------------ evaluate and predict

@@ -34,6 +34,7 @@ from .estimator_input import (
     texts_of,
 )
 from .parallel import Workers, shards_for
+from .prepared import check_labels
 from .readers import check_label
 from .text import LEVELS, BucketedBatches, LabelSet, stratified_split, tokenize
 from .text_classifier import TextClassifier
@@ -45,7 +46,8 @@ from .train import (
     a_smaller_batch_for_a_full_gpu,
     subset,
     train,
-    untrained,
+    with_initial_weights,
+    with_vocabulary,
 )
 from .trained import TrainedClassifier
 
@@ -298,7 +300,9 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
                 pace = Pace(self._draw_seed())
                 settings = self._settings(self._given(), data.texts, pace.seed).settled(len(data))
                 names = LabelSet(map(str, known.tolist()))
-                trained, _ = untrained(data, names, settings, data.source, weights)
+                check_labels(names, data.source)
+                vocabulary, _ = with_vocabulary(data, settings, data.source, weights)
+                trained = with_initial_weights(vocabulary, names, settings)
                 trained.metrics = {"data": data.source, "epochs": 0, "history": []}
             else:
                 trained, pace = copy.deepcopy(self.trained_), self._pace

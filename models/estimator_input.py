@@ -10,7 +10,8 @@ import numpy as np
 
 from .dataset import Dataset
 from .errors import InputError, quoted
-from .train import MOST_CLASSES, subset
+from .prepared import MOST_CLASSES
+from .train import subset
 
 
 def texts_of(X: Any) -> list[str]:

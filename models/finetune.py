@@ -31,8 +31,9 @@ from .encoder_classifier import POOLINGS, EncoderClassifier
 from .errors import InputError
 from .fine_tuned import FineTunedClassifier, arguments, digest
 from .parallel import Workers, cores
+from .prepared import check_labels
 from .text import BucketedBatches, LabelSet, contents
-from .train import MOST_CLASSES, OPTIMIZERS, Run, Split, announce, class_weights
+from .train import OPTIMIZERS, Run, Split, announce, class_weights
 from .trained import TrainedClassifier
 from .wordpiece import WordPiece
 
@@ -128,27 +129,23 @@ def finetune(
     began = time.perf_counter()
     settings = settings.settled()
     source = source or parts.fit.source
+    rows = {k: len(getattr(parts, k)) for k in ("fit", "stop", "test")}
     labels = LabelSet.from_labels(parts.fit.labels, source)
-    if len(labels) > MOST_CLASSES:
-        raise InputError(
-            f"{len(labels)} different labels, more than the {MOST_CLASSES} that are supported; "
-            "see whether --label-column names the labels",
-            source=source,
-        )
+    check_labels(labels, source)
     targets, stop_targets = labels.encode(parts.fit), labels.encode(parts.stop)
     trained = untrained(labels, settings)
     fit_ids, stop_ids = encoded(trained, parts.fit, progress), trained.encode(parts.stop.texts)
     weight = class_weights(targets, len(labels), settings.class_weight)
     if progress:
-        announce(parts, source)
+        announce(rows, source)
         counts = [f"{size:,}" for size in sizes(trained.model)]
         print(f"{settings.tune}: trains {counts[0]} of {counts[1]} weights", file=sys.stderr)
     subject: TrainedClassifier = trained
     texts = contents(fit_ids), contents(stop_ids)
     if settings.tune == "head":
         subject, fit_ids, stop_ids = on_kept_features(trained, fit_ids, stop_ids, settings)
-    rows = settings.batch_size * settings.accumulate
-    batches = BucketedBatches(fit_ids, targets, rows, seed=settings.seed)
+    together = settings.batch_size * settings.accumulate
+    batches = BucketedBatches(fit_ids, targets, together, seed=settings.seed)
     run = FinetuneRun(subject, settings, batches, weight, row_weights)
     width = trained.model.encoder.d_model  # type: ignore[attr-defined]
     if settings.tune == "head":
@@ -161,7 +158,7 @@ def finetune(
     count, of = sizes(trained.model)
     trained.metrics = {
         "data": source,
-        "rows": {k: len(getattr(parts, k)) for k in ("fit", "stop", "test")},
+        "rows": rows,
         **told,
         "trained_parameters": count,
         "parameters": of,

@@ -1,34 +1,39 @@
 """Files -> rows of (text, label), and every way in which a file can be wrong.
 
-A format is a generator of `Row`s that reads its file line by line; `read_dataset` picks the format
-and collects the rows. Bytes become text in one place (`decoded_lines`), so NUL bytes, invalid
-UTF-8 and unreadable files are reported alike for every format.
+A format is a generator of `Row`s that reads its file line by line; `rows` picks the format, and
+`read_dataset` collects the rows. Bytes become text in one place (`decoded_lines`), so NUL bytes,
+invalid UTF-8 and unreadable files are reported alike for every format. What is wrong with one row
+goes to ``bad``, which raises it, or counts it, and then the reader goes on.
 """
 
 from __future__ import annotations
 
 import csv
 import difflib
+import gzip
+import itertools
 import json
 import os
 import re
 import shlex
 import stat
+import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from .dataset import Dataset
 from .datasets import BUILTIN
-from .errors import InputError, quoted
+from .errors import InputError, one_line, quoted
 
 FASTTEXT_PREFIX = "__label__"
 STDIN = "standard input"  # what messages call it
 FORMATS = (
     "a .csv, .tsv, .jsonl or fastText (.txt, .ft) file, or a folder with one sub-folder a class"
 )
-# The largest value that fits a C long everywhere (it has 32 bits on Windows).
-LONGEST_FIELD = 2**31 - 1
+LONGEST = 1 << 27  # characters of a field, bytes of a line: a file without line ends is no text
 
 
 class Row(NamedTuple):
@@ -40,11 +45,47 @@ class Row(NamedTuple):
     file: str
 
 
+Bad = Callable[[InputError], None]
+
+
+def fatal(error: InputError) -> None:
+    """A row that is wrong ends the reading."""
+    raise error
+
+
+class Skipped:
+    """Rows that are wrong are counted, the first few shown, and left out.
+
+    Parameters
+    ----------
+    source : str
+        What :meth:`told` calls the file.
+    shown : int
+        How many are printed to standard error, each with its line.
+    """
+
+    def __init__(self, source: str, shown: int = 5) -> None:
+        self.source, self.shown, self.count = source, shown, 0
+
+    def __call__(self, error: InputError) -> None:
+        self.count += 1
+        if self.count <= self.shown:
+            print(f"skipped: {error}", file=sys.stderr)
+
+    def told(self) -> None:
+        """Say how many there were, if any."""
+        if self.count:
+            some = f" (the first {self.shown} are shown)" if self.count > self.shown else ""
+            rows = "1 bad row was" if self.count == 1 else f"{self.count} bad rows were"
+            print(one_line(f"{self.source}: {rows} skipped{some}"), file=sys.stderr)
+
+
 def read_dataset(
     source: str | os.PathLike[str],
     text_column: str = "text",
     label_column: str = "label",
     labelled: bool = True,
+    bad: Bad = fatal,
 ) -> Dataset:
     """Read texts and labels from a file, a folder or a built-in set.
 
@@ -52,13 +93,16 @@ def read_dataset(
     ----------
     source : str or path
         A .csv, .tsv or .jsonl file; a fastText file (lines ``__label__x text``; suffix .txt or
-        .ft, or any other suffix if the first line starts so); a folder with one sub-folder a
-        class; or the name of a built-in set. What exists on disk wins over a name.
+        .ft, or any other suffix if the first line starts so); each of them also compressed, with
+        .gz at the end; a folder with one sub-folder a class; the name of a built-in set; or "-"
+        for standard input, whose first line tells the format. What exists on disk wins over a name.
     text_column, label_column : str
         The columns of .csv and .tsv and the keys of .jsonl that hold the text and the label.
     labelled : bool
         False if rows may have no label (theirs is then ""). In a fastText file that is not
         labelled every line is a text, blank lines too.
+    bad : function of an InputError
+        Called for each row that is wrong; :class:`Skipped` counts them. By default it is raised.
 
     Returns
     -------
@@ -80,9 +124,10 @@ def read_dataset(
     (['a fine day', 'rain'], ['good', 'bad'], [2, 3])
     """
     path = os.fspath(source)
-    if not exists(path):
+    if path != "-" and not exists(path):
         return builtin(path)
-    found = list(rows(path, text_column, label_column, labelled))
+    found = list(rows(path, text_column, label_column, labelled, bad))
+    path = STDIN if path == "-" else path
     if not found:
         raise InputError(nothing_in(path), source=path)
     is_folder = os.path.isdir(path)
@@ -96,7 +141,11 @@ def read_dataset(
 
 
 def rows(
-    path: str, text_column: str = "text", label_column: str = "label", labelled: bool = True
+    path: str,
+    text_column: str = "text",
+    label_column: str = "label",
+    labelled: bool = True,
+    bad: Bad = fatal,
 ) -> Iterator[Row]:
     """The rows of the file or folder at `path`, one at a time, in the format its name says.
 
@@ -111,25 +160,80 @@ def rows(
     """
     if os.path.isdir(path):
         return folder_rows(path)
-    if not os.path.isfile(path):
+    if path == "-":
+        path = Piped.standard_input()
+        suffix = path.suffix
+    elif os.path.isfile(path):
+        suffix = os.path.splitext(path.lower().removesuffix(".gz"))[1]
+    else:
         raise InputError("not a regular file; copy what it gives to a file first", source=path)
-    suffix = os.path.splitext(path)[1].lower()
     if suffix == ".csv":
-        return table_rows(path, ",", text_column, label_column, labelled)
+        return table_rows(path, ",", text_column, label_column, labelled, bad)
     if suffix == ".tsv":
-        return table_rows(path, "\t", text_column, label_column, labelled)
+        return table_rows(path, "\t", text_column, label_column, labelled, bad)
     if suffix == ".jsonl":
-        return json_rows(path, text_column, label_column, labelled)
+        return json_rows(path, text_column, label_column, labelled, bad)
     if suffix in (".txt", ".ft") or looks_like_fasttext(path):
-        return fasttext_rows(path, labelled)
+        return fasttext_rows(path, labelled, bad)
     problem = f"no format goes with the suffix {quoted(suffix)}"
     raise InputError(f"{problem}; give {FORMATS}", source=path)
+
+
+class Piped(str):
+    """Standard input under the name that messages have for it; its lines come only once."""
+
+    lines: Iterable[bytes] = ()
+    suffix: str = ""
+
+    @classmethod
+    def standard_input(cls) -> Piped:
+        """Read the first line, which tells the format."""
+        piped = cls(STDIN)
+        if sys.stdin is None:
+            raise InputError("closed; pipe texts into it, or give a file", source=STDIN)
+        stream = sys.stdin.buffer
+        first = stream.readline(LONGEST + 1)
+        piped.lines = itertools.chain([first] if first else [], limited(stream))
+        start = first.removeprefix(b"\xef\xbb\xbf").lstrip()
+        piped.suffix = ".csv"
+        if start.startswith(b"{"):
+            piped.suffix = ".jsonl"
+        elif start.startswith(FASTTEXT_PREFIX.encode()):
+            piped.suffix = ".ft"
+        elif b"\t" in start:
+            piped.suffix = ".tsv"
+        return piped
 
 
 # --- bytes -> lines --------------------------------------------------------------------------
 
 
-def decoded_lines(path: str, universal: bool = False) -> Iterator[tuple[int, str]]:
+@contextmanager
+def opened(path: str) -> Iterator[Iterable[bytes]]:
+    """The lines of a file, unpacked if it is a .gz file, or of standard input."""
+    if isinstance(path, Piped):
+        yield path.lines
+        return
+    packed = path.lower().endswith(".gz")
+    try:
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            yield limited(file)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = str(error) or "it ends too early"
+        raise InputError(
+            f"cannot be unpacked ({reason}); the file is damaged: fetch it again", source=path
+        ) from None
+
+
+def limited(file: Any) -> Iterator[bytes]:
+    """The lines of a binary file, none of them longer than memory bears."""
+    while line := file.readline(LONGEST + 1):
+        yield line
+
+
+def decoded_lines(
+    path: str, universal: bool = False, bad: Bad = fatal
+) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file with their numbers from 1, line ends kept, without its BOM.
 
     A line ends at "\\n"; with `universal` also at "\\r" and "\\r\\n", as the csv module wants it.
@@ -137,11 +241,24 @@ def decoded_lines(path: str, universal: bool = False) -> Iterator[tuple[int, str
     """
     number = 0
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             for chunk in file:
+                if len(chunk) > LONGEST:
+                    raise InputError(
+                        f"more than {LONGEST:,} bytes without a line end; give {FORMATS}",
+                        source=path,
+                        line=number + 1,
+                    )
                 for raw in chunk.splitlines(keepends=True) if universal else [chunk]:
                     number += 1
-                    yield number, decoded(raw, path, number)
+                    if number == 1:
+                        refuse_utf16(raw, path)
+                    try:
+                        text = decoded(raw, path, number)
+                    except InputError as error:
+                        bad(error)
+                        continue
+                    yield number, text
     except OSError as error:
         raise unreadable(path, error) from None
 
@@ -218,7 +335,7 @@ def unreadable(path: str, error: OSError) -> InputError:
 
 def nothing_in(path: str) -> str:
     """Why a file gave no rows."""
-    if os.path.getsize(path) == 0:
+    if path == STDIN or os.path.getsize(path) == 0:
         return f"the file is empty; give {FORMATS}"
     return "the file has no rows; add at least one text under the header, or one line a text"
 
@@ -238,10 +355,10 @@ def builtin(name: str) -> Dataset:
 
 
 def table_rows(
-    path: str, delimiter: str, text_column: str, label_column: str, labelled: bool
+    path: str, delimiter: str, text_column: str, label_column: str, labelled: bool, bad: Bad = fatal
 ) -> Iterator[Row]:
     """Rows of a table with a header; blank lines between rows do not count."""
-    records = table_records(path, delimiter)
+    records = table_records(path, delimiter, bad)
     try:
         line, header = next(records)
     except StopIteration:
@@ -254,45 +371,62 @@ def table_rows(
     for line, record in records:
         if len(record) == 1 < len(header) and not record[0].strip():
             continue  # a line of blanks
-        if len(record) != len(header):
-            raise InputError(
-                f"{fields(len(record))}, but the header has {len(header)}; "
-                'put "quotes" around a field that holds a separator or a line break',
-                source=path,
-                line=line,
-            )
-        label = "" if label_at is None else record[label_at].strip()
-        if labelled:
-            check_label(label, f"in column {quoted(label_column)}", path, line)
+        try:
+            if len(record) != len(header):
+                raise InputError(
+                    f"{fields(len(record))}, but the header has {len(header)}; "
+                    'put "quotes" around a field that holds a separator or a line break',
+                    source=path,
+                    line=line,
+                )
+            label = "" if label_at is None else record[label_at].strip()
+            if labelled:
+                check_label(label, f"in column {quoted(label_column)}", path, line)
+        except InputError as error:
+            bad(error)
+            continue
         yield Row(record[text_at], label, line, path)
 
 
-def table_records(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def table_records(path: str, delimiter: str, bad: Bad = fatal) -> Iterator[tuple[int, list[str]]]:
     """The fields of each record and the line it starts on.
 
     The csv module refuses fields beyond a limit that holds for the whole process. It is raised,
     never lowered again, so that two readers at a time cannot disturb each other.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
+    first = last = 0  # lines of the record that is being read; some may have been skipped
+    ended = False
+
+    def lines() -> Iterator[str]:
+        nonlocal first, last, ended
+        for last, text in decoded_lines(path, True, bad):
+            first = first or last
+            yield text
+        ended = True
+
     # strict: without it the csv module swallows the rest of the file after an unclosed quote
-    lines = (text for _, text in decoded_lines(path, universal=True))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     while True:
-        line = reader.line_num + 1
+        first = 0
         try:
             record = next(reader)
         except StopIteration:
             return
         except csv.Error:
-            reached = f" (read up to line {reader.line_num})" if reader.line_num > line else ""
-            raise InputError(
+            reached = f" (read up to line {last})" if last > first else ""
+            error = InputError(
                 f"a quoted field that starts in this row is not closed properly{reached}; "
                 'close it with one " and write every " inside it twice',
                 source=path,
-                line=line,
-            ) from None
+                line=first,
+            )
+            if ended:  # it has swallowed all the rest of the file: too much to skip
+                raise error from None
+            bad(error)
+            continue
         if record:  # a blank line is a record without fields
-            yield line, record
+            yield first, record
 
 
 def refuse_other_delimiter(header: list[str], delimiter: str, path: str, line: int) -> None:
@@ -365,25 +499,39 @@ def check_label(label: str, place: str, path: str, line: int | None) -> None:
 # --- .jsonl ----------------------------------------------------------------------------------
 
 
-def json_rows(path: str, text_key: str, label_key: str, labelled: bool) -> Iterator[Row]:
+def json_rows(
+    path: str, text_key: str, label_key: str, labelled: bool, bad: Bad = fatal
+) -> Iterator[Row]:
     """Rows of a file with one JSON object a line; blank lines are skipped."""
-    for line, content in decoded_lines(path):
+    for line, content in decoded_lines(path, bad=bad):
         if not content.strip():
             continue
-        record = json_object(content, path, line)
-        if text_key not in record:
-            raise missing_name("key", text_key, list(record), "--text-column", path, line)
-        text = record[text_key]
-        if not isinstance(text, str):
-            raise InputError(
-                f"the text under {quoted(text_key)} is {json_kind(text)}; make it a string",
-                source=path,
-                line=line,
-            )
-        if labelled and label_key not in record:
-            raise missing_name("key", label_key, list(record), "--label-column", path, line)
-        label = json_label(record.get(label_key), label_key, labelled, path, line)
-        yield Row(text, label, line, path)
+        try:
+            row = json_row(content, path, line, text_key, label_key, labelled)
+        except InputError as error:
+            bad(error)
+            continue
+        yield row
+
+
+def json_row(
+    content: str, path: str, line: int, text_key: str, label_key: str, labelled: bool
+) -> Row:
+    """The row on one line."""
+    record = json_object(content, path, line)
+    if text_key not in record:
+        raise missing_name("key", text_key, list(record), "--text-column", path, line)
+    text = record[text_key]
+    if not isinstance(text, str):
+        raise InputError(
+            f"the text under {quoted(text_key)} is {json_kind(text)}; make it a string",
+            source=path,
+            line=line,
+        )
+    if labelled and label_key not in record:
+        raise missing_name("key", label_key, list(record), "--label-column", path, line)
+    label = json_label(record.get(label_key), label_key, labelled, path, line)
+    return Row(text, label, line, path)
 
 
 def json_object(content: str, path: str, line: int) -> dict[str, Any]:
@@ -437,24 +585,25 @@ LABELLED_LINE = re.compile(rf"[ \t]*{FASTTEXT_PREFIX}([^ \t]*)[ \t]*(.*)", re.DO
 ANOTHER_LABEL = re.compile(rf"(?:^|[ \t]){FASTTEXT_PREFIX}")
 
 
-def fasttext_rows(path: str, labelled: bool) -> Iterator[Row]:
+def fasttext_rows(path: str, labelled: bool, bad: Bad = fatal) -> Iterator[Row]:
     """Rows of lines ``__label__x text``. Blank lines are skipped where labels are wanted."""
-    for line, content in decoded_lines(path):
+    for line, content in decoded_lines(path, bad=bad):
         content = content.rstrip("\r\n")
         match = LABELLED_LINE.match(content)
         if match is None and not labelled:
             yield Row(content, "", line, path)
         elif match is None and content.strip():
-            raise InputError(
-                f"no label; start the line with {FASTTEXT_PREFIX}x, x being the label",
-                source=path,
-                line=line,
-            )
+            problem = f"no label; start the line with {FASTTEXT_PREFIX}x, x being the label"
+            bad(InputError(problem, source=path, line=line))
         elif match is not None:
             label, text = match.groups()
-            if labelled:
-                check_label(label, f"after {FASTTEXT_PREFIX}", path, line)
-                refuse_second_label(text, path, line)
+            try:
+                if labelled:
+                    check_label(label, f"after {FASTTEXT_PREFIX}", path, line)
+                    refuse_second_label(text, path, line)
+            except InputError as error:
+                bad(error)
+                continue
             yield Row(text, label, line, path)
 
 
@@ -471,7 +620,7 @@ def refuse_second_label(text: str, path: str, line: int) -> None:
 def looks_like_fasttext(path: str) -> bool:
     """Whether the first line that is not blank starts with a label."""
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             first = next((line for line in file if line.strip()), b"")
     except OSError as error:
         raise unreadable(path, error) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -336,43 +336,56 @@ def stratified_split(
     >>> len(keep), [("xxxxyyyy")[i] for i in held_out]
     (6, ['x', 'y'])
     """
+    names = {name: k for k, name in enumerate(sorted(set(labels)))}
+    return split_numbers(numbered(texts), numbered(labels, names), fraction, seed)
+
+
+def numbered(values: Sequence[str], known: dict[str, int] | None = None) -> np.ndarray:
+    """A number for each value: in the order of first appearance, but for those that have one."""
+    number = {} if known is None else known
+    return np.fromiter((number.setdefault(v, len(number)) for v in values), np.int64, len(values))
+
+
+def split_numbers(
+    texts: np.ndarray, labels: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`stratified_split` of texts and labels that are numbered.
+
+    Texts in the order of their first appearance, labels in the order of their names.
+    """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}; it must be between 0 and 1")
-    # Number the distinct texts by first appearance.
-    number: dict[str, int] = {}
-    text_of_row = np.array([number.setdefault(text, len(number)) for text in texts], dtype=np.int64)
-    texts_of_class: dict[str, list[int]] = defaultdict(list)
-    for text, label in enumerate(first_labels(texts, labels)):
-        texts_of_class[label].append(text)
-
+    label_of_text = labels[first_rows(texts)]
     rng = np.random.default_rng(seed)
-    drawn = np.zeros(len(number), dtype=bool)
-    for label in sorted(texts_of_class):
-        candidates = rng.permutation(texts_of_class[label])
-        drawn[candidates[: max(1, int(fraction * len(candidates) + 0.5))]] = True
-    give_back(drawn, text_of_row, labels)
-    held_out = drawn[text_of_row]
+    drawn = np.zeros(len(label_of_text), dtype=bool)
+    by_label = np.argsort(label_of_text, kind="stable")
+    ends = np.cumsum(np.bincount(label_of_text))
+    for candidates in np.split(by_label, ends):
+        if len(candidates):
+            candidates = rng.permutation(candidates)
+            drawn[candidates[: max(1, int(fraction * len(candidates) + 0.5))]] = True
+    # every class that would have no row left gets its first text back
+    left = np.unique(labels[~drawn[texts]])
+    classes, rows = np.unique(labels, return_index=True)
+    drawn[texts[rows[~np.isin(classes, left)]]] = False
+    held_out = drawn[texts]
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def first_labels(texts: Sequence[str], labels: Sequence[str]) -> list[str]:
-    """The label of the first row of each distinct text, in order of first appearance."""
-    first: dict[str, str] = {}
-    for text, label in zip(texts, labels, strict=True):
-        first.setdefault(text, label)
-    return list(first.values())
+def first_rows(numbers: np.ndarray) -> np.ndarray:
+    """The first row of each number, for numbers in the order of their first appearance.
+
+    >>> first_rows(np.array([0, 1, 0, 2, 1]))
+    array([0, 1, 3])
+    """
+    before = np.maximum.accumulate(np.concatenate([[-1], numbers]))[:-1]
+    return np.flatnonzero(numbers > before)
 
 
-def give_back(drawn: np.ndarray, text_of_row: np.ndarray, labels: Sequence[str]) -> None:
-    """Clear `drawn` for the first text of every class that would have no row left."""
-    first_text: dict[str, int] = {}
-    kept: set[str] = set()
-    for text, label, out in zip(text_of_row.tolist(), labels, drawn[text_of_row], strict=True):
-        first_text.setdefault(label, text)
-        if not out:
-            kept.add(label)
-    for label in first_text.keys() - kept:
-        drawn[first_text[label]] = False
+def most_texts(texts: Sequence[str], labels: Sequence[str]) -> int:
+    """How many distinct texts the class with the most of them has, each counted for its first."""
+    numbers = numbered(texts)
+    return int(np.bincount(numbered(labels)[first_rows(numbers)]).max(initial=0))
 
 
 # --- batching --------------------------------------------------------------------------------
@@ -400,12 +413,17 @@ def pad_batch(encoded: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return ids, lengths
 
 
-def contents(encoded: Sequence[np.ndarray]) -> np.ndarray:
-    """The ids of all rows, one row after the other."""
-    return np.concatenate([np.zeros(0, np.int32), *encoded])
+def contents(encoded: Sequence[np.ndarray], many: int = 1 << 14) -> Iterator[np.ndarray]:
+    """The ids of all rows, one row after the other, of many rows at a time."""
+    for start in range(0, len(encoded), many):
+        rows = range(start, min(start + many, len(encoded)))
+        yield np.concatenate([np.zeros(0, np.int32), *(encoded[i] for i in rows)])
 
 
 def lengths_of(encoded: Sequence[np.ndarray]) -> np.ndarray:
+    known = getattr(encoded, "lengths", None)  # a store knows them without looking at the rows
+    if known is not None:
+        return known
     return np.array([len(row) for row in encoded], dtype=np.int64)
 
 

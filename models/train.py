@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -25,15 +24,15 @@ from .dataset import Dataset
 from .errors import InputError, one_line
 from .metrics import confusion_matrix, scores
 from .parallel import Workers, cores, shards_for
+from .prepared import Encoded, Prepared, check_labels, check_vocabulary
 from .seen import Seen
 from .text import (
-    SPECIALS,
     BucketedBatches,
     LabelSet,
     Vocabulary,
     contents,
-    first_labels,
     lengths_of,
+    most_texts,
     remove_duplicates,
     stratified_split,
     tokenize,
@@ -155,7 +154,6 @@ def memory() -> float:
         return float("inf")
 
 
-MOST_CLASSES = 2000  # the table of what was taken for what has the square of it
 FEWEST, MOST = 5, 50  # epochs, where the data decides
 # Chosen on the early-stopping parts of the built-in sets for the seeds 0 and 1; what that means for
 # the test parts, and a measurement without those rows, is in bench/quality.py. A high learning rate
@@ -206,17 +204,21 @@ def split(data: Dataset, test: Dataset | None = None, seed: int = 0) -> Split:
         data, test = subset(data, keep), subset(data, out)
     keep, out = stratified_split(data.texts, data.labels, 0.1, seed)
     if not len(out) or not len(test):
-        most = max(Counter(first_labels(whole.texts, whole.labels)).values())
-        raise InputError(
-            f"no class has more than {most} different {'text' if most == 1 else 'texts'}, to hold "
-            f"some out takes {needed}; add texts, or see whether --label-column names the labels",
-            source=whole.source,
-        )
+        raise too_few(most_texts(whole.texts, whole.labels), needed, whole.source)
     return Split(subset(data, keep), subset(data, out), test)
 
 
+def too_few(most: int, needed: int, source: str) -> InputError:
+    """No class has enough different texts."""
+    return InputError(
+        f"no class has more than {most} different {'text' if most == 1 else 'texts'}, to hold "
+        f"some out takes {needed}; add texts, or see whether --label-column names the labels",
+        source=source,
+    )
+
+
 def train(
-    parts: Split,
+    parts: Split | Prepared,
     settings: Settings,
     progress: bool = False,
     source: str = "",
@@ -235,65 +237,75 @@ def train(
     """
     began = time.perf_counter()
     settings = settings.settled(len(parts.fit))
-    labels = LabelSet.from_labels(parts.fit.labels, source or parts.fit.source)
-    fit_targets, stop_targets = labels.encode(parts.fit), labels.encode(parts.stop)
-    trained, fit_ids = untrained(parts.fit, labels, settings, source, row_weights)
-    model, stop_ids = trained.model, trained.encode(parts.stop.texts)
+    counts = {k: len(getattr(parts, k)) for k in ("fit", "stop", "test")}
+    if isinstance(parts, Split):
+        parts = prepared(parts, settings, source, row_weights)
+    fit, stop, labels = parts.fit, parts.stop, parts.labels
+    trained = with_initial_weights(parts.vocabulary, labels, settings)
 
-    weight = class_weights(fit_targets, len(labels), settings.class_weight)
-    batches = BucketedBatches(fit_ids, fit_targets, settings.batch_size, seed=settings.seed)
+    weight = class_weights(fit.targets, len(labels), settings.class_weight)
+    batches = BucketedBatches(fit.ids, fit.targets, settings.batch_size, seed=settings.seed)
     if progress:
-        announce(parts, source)
+        announce(counts, source or fit.source)
     run = Run(trained, settings, batches, weight, row_weights)
     width = settings.d_model // (2 if settings.bidirectional else 1)
     if checkpoints is not None:
-        run.watch(checkpoints, stop_ids, stop_targets, trained.vocabulary.tokens, labels.names)
-    told = run.until_it_gets_worse(stop_ids, stop_targets, stop_weights, width, progress)
+        run.watch(checkpoints, stop.ids, stop.targets, parts.vocabulary.tokens, labels.names)
+    told = run.until_it_gets_worse(stop.ids, stop.targets, stop_weights, width, progress)
     trained.metrics = {
         "data": source or parts.fit.source,
-        "rows": {k: len(getattr(parts, k)) for k in ("fit", "stop", "test")},
+        "rows": counts,
         **told,
-        "parameters": sum(p.size for p in model.parameters()),
+        "parameters": sum(p.size for p in trained.model.parameters()),
         "seconds": run.seconds_before + time.perf_counter() - began,
     }
     return trained
 
 
-def announce(parts: Split, source: str) -> None:
+def announce(counts: dict[str, int], source: str) -> None:
     """Which rows do what."""
-    fit, stop, test = map(len, (parts.fit, parts.stop, parts.test))
     print(
-        f"{one_line(source or parts.fit.source)}: {fit + stop + test} rows; "
-        f"{fit} train, {stop} stop early, {test} measure",
+        f"{one_line(source)}: {sum(counts.values())} rows; "
+        f"{counts['fit']} train, {counts['stop']} stop early, {counts['test']} measure",
         file=sys.stderr,
         flush=True,
     )
 
 
-def untrained(
-    fit: Dataset,
-    labels: LabelSet,
-    settings: Settings,
-    source: str = "",
-    row_weights: np.ndarray | None = None,
-) -> tuple[TrainedClassifier, list[np.ndarray]]:
-    """A model with initial weights and the vocabulary of ``fit``; the ids of these texts."""
+def prepared(
+    parts: Split, settings: Settings, source: str = "", row_weights: np.ndarray | None = None
+) -> Prepared:
+    """Texts and labels as numbers; the vocabulary is that of ``parts.fit``.
+
+    The rows of ``parts.test`` wait until somebody measures on them.
+    """
+    labels = LabelSet.from_labels(parts.fit.labels, source or parts.fit.source)
+    vocabulary, fit_ids = with_vocabulary(parts.fit, settings, source, row_weights)
+    check_labels(labels, source or parts.fit.source)
+
+    def encoded(data: Dataset) -> Encoded:
+        ids = [vocabulary.encode(tokenize(t, settings.level), settings.max_len) for t in data.texts]
+        return Encoded(ids, labels.encode(data), data.source)
+
+    fit = Encoded(fit_ids, labels.encode(parts.fit), parts.fit.source)
+    test = Encoded([], np.zeros(0, np.int64), parts.test.source)
+    return Prepared(vocabulary, labels, fit, encoded(parts.stop), test)
+
+
+def with_vocabulary(
+    fit: Dataset, settings: Settings, source: str = "", row_weights: np.ndarray | None = None
+) -> tuple[Vocabulary, list[np.ndarray]]:
+    """The vocabulary of texts, and their ids."""
     tokens = [tokenize(text, settings.level) for text in fit.texts]
     vocabulary = Vocabulary.build(tokens, settings.min_count, weights=row_weights)
-    if len(vocabulary) == len(SPECIALS):
-        raise InputError(
-            f"no token occurs {settings.min_count} times in the texts that train; "
-            "give texts with words, or a smaller --min-count",
-            source=source or fit.source,
-        )
-    if len(labels) > MOST_CLASSES:
-        raise InputError(
-            f"{len(labels)} different labels, more than the {MOST_CLASSES} that are supported; "
-            "see whether --label-column names the labels",
-            source=source or fit.source,
-        )
-    ids = [vocabulary.encode(t, settings.max_len) for t in tokens]
+    check_vocabulary(vocabulary, settings.min_count, source or fit.source)
+    return vocabulary, [vocabulary.encode(t, settings.max_len) for t in tokens]
 
+
+def with_initial_weights(
+    vocabulary: Vocabulary, labels: LabelSet, settings: Settings
+) -> TrainedClassifier:
+    """A model that has learned nothing."""
     tg.manual_seed(settings.seed)
     config: dict[str, Any] = {"training": asdict(settings)}
     shape = ("d_model", "h", "num_layers", "bidirectional", "dropout", "pooling")
@@ -302,7 +314,7 @@ def untrained(
     model = build_model(config, len(vocabulary), len(labels))
     model.multihead_attn.attention_dropout = settings.attention_dropout
     model.to(settings.device)
-    return TrainedClassifier(model, vocabulary, labels.names, config), ids
+    return TrainedClassifier(model, vocabulary, labels.names, config)
 
 
 @contextmanager
@@ -360,7 +372,7 @@ class Run:
 
     def until_it_gets_worse(
         self,
-        stop_ids: list[np.ndarray],
+        stop_ids: Sequence[np.ndarray],
         stop_targets: np.ndarray,
         stop_weights: np.ndarray | None,
         width: int,
@@ -383,14 +395,14 @@ class Run:
             while not self.over():
                 said = self.epoch(len(self.history), workers, progress)
                 loss = said["train_loss"]
-                if stop_ids:
+                if len(stop_ids):
                     loss, accuracy = measure(
                         self.trained, stop_ids, stop_targets, self.weight, workers, stop_weights
                     )
                     said |= {"valid_loss": loss, "valid_accuracy": accuracy}
                 if progress:
                     _report(len(self.history), said)
-                if loss < self.best_loss or not stop_ids:
+                if loss < self.best_loss or not len(stop_ids):
                     self.best, self.best_loss, self.waited = self.weights(), loss, 0
                 else:
                     self.waited += 1
@@ -403,7 +415,7 @@ class Run:
             p.data = a
         if not np.isfinite(self.best_loss):
             raise TrainingError(f"the validation loss is {self.best_loss}; try a smaller --lr")
-        measured = {"valid_loss": self.best_loss} if stop_ids else {}
+        measured = {"valid_loss": self.best_loss} if len(stop_ids) else {}
         told = {"epochs": len(self.history), **measured, "history": self.history}
         return {**told, "peak_mb": peak}
 
@@ -422,7 +434,7 @@ class Run:
         checkpoints: Checkpoints,
         stop_ids: Sequence[np.ndarray],
         stop_targets: np.ndarray,
-        *more: np.ndarray | Sequence[str],
+        *more: Iterable[str | np.ndarray],
     ) -> None:
         """Write ``checkpoints`` of this run, or go on from the one they have.
 
@@ -432,10 +444,10 @@ class Run:
         self.checkpoints = checkpoints
         targets = self.batches.targets
         assert targets is not None
-        fit = contents(self.batches.encoded), self.batches.lengths, targets
-        weights = () if self.row_weights is None else (self.row_weights,)
-        whole = *fit, contents(stop_ids), lengths_of(stop_ids), stop_targets, *weights
-        checkpoints.begin(self, digest(*whole, *more))
+        weights = [] if self.row_weights is None else [self.row_weights]
+        counts = [self.batches.lengths, targets, lengths_of(stop_ids), stop_targets, *weights]
+        ids = contents(self.batches.encoded), contents(stop_ids)
+        checkpoints.begin(self, digest(counts, *ids, *more))
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the rest of the run depends on, for a checkpoint: words and arrays."""
@@ -494,7 +506,7 @@ class Run:
 
     def largest_loss(self) -> tg.Tensor:
         """The loss of as many texts as a batch has, all as long as the longest."""
-        length = max(map(len, self.batches.encoded))
+        length = int(self.batches.lengths.max(initial=0))
         ids = np.full((min(self.settings.batch_size, len(self.batches.encoded)), length), 1)
         targets = np.zeros(len(ids), np.int64)
         self.model.train()
@@ -647,7 +659,7 @@ def shares(weights: np.ndarray, targets: np.ndarray, weight: np.ndarray | None) 
 
 def measure(
     trained: TrainedClassifier,
-    encoded: list,
+    encoded: Sequence[np.ndarray],
     targets: np.ndarray,
     weight: np.ndarray | None,
     workers: Workers | None = None,
@@ -664,12 +676,13 @@ def measure(
     return loss, float((right * shares(row_weights, targets, None)).sum())
 
 
-def evaluate(trained: TrainedClassifier, data: Dataset) -> dict[str, Any]:
+def evaluate(trained: TrainedClassifier, data: Dataset | Encoded) -> dict[str, Any]:
     """Accuracy, macro F1, loss, a table by class and the confusion matrix on labelled texts."""
-    labels = LabelSet(trained.labels)
-    targets = labels.encode(data)
-    logits = trained.logits(trained.encode(data.texts))
-    confusion = confusion_matrix(targets, logits.argmax(axis=1), len(labels))
+    if isinstance(data, Dataset):
+        targets = LabelSet(trained.labels).encode(data)
+        data = Encoded(trained.encode(data.texts), targets, data.source)
+    targets, logits = data.targets, trained.logits(data.ids)
+    confusion = confusion_matrix(targets, logits.argmax(axis=1), len(trained.labels))
     loss = float(tg.cross_entropy(logits.astype(np.float64), targets))
     return {**scores(confusion), "loss": loss, "rows": len(data), "confusion": confusion.tolist()}
 

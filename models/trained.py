@@ -93,7 +93,7 @@ class TrainedClassifier:
     ) -> np.ndarray:
         """Scores (N, classes) for token ids, in evaluation mode, in the order given."""
         answer = np.zeros((len(encoded), len(self.labels)), np.float32)
-        batches = BucketedBatches(list(encoded), None, batch_size, shuffle=False)
+        batches = BucketedBatches(encoded, None, batch_size, shuffle=False)
         with np.errstate(over="ignore", invalid="ignore"):
             for ids, lengths, _, rows in batches.epoch(0):
                 if workers is None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tinygrad_mha as tg
-from tinygrad_mha.models import InputError
+from tinygrad_mha.models import InputError, prepared
 from tinygrad_mha.models import train as training
 from tinygrad_mha.models.dataset import Dataset
 from tinygrad_mha.models.parallel import Workers
@@ -213,7 +213,7 @@ def test_texts_without_a_known_token():
 
 
 def test_so_many_classes_mean_that_the_column_is_the_wrong_one(monkeypatch):
-    monkeypatch.setattr(training, "MOST_CLASSES", 1)
+    monkeypatch.setattr(prepared, "MOST_CLASSES", 1)
     with pytest.raises(InputError, match=r"^d\.csv: 2 different labels, .* --label-column"):
         training.train(split(sentences()), Settings(**TINY))
 

@@ -1,0 +1,245 @@
+"""A file that is larger than memory, prepared for training: the text passes by once.
+
+While the rows pass, each token gets a provisional number, in the order of first appearance, and the
+numbers go to a store on disk. What stays in memory is a hash of each text, its label, and its place
+in the store. Then duplicates, the split, and the counts of the tokens that train are computed from
+these, and the provisional numbers are replaced by those of the vocabulary. The result is that of
+:mod:`text`, to the last bit: which rows train, the vocabulary, the ids.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InputError, one_line
+from .prepared import Encoded, Prepared, check_labels, check_vocabulary
+from .readers import STDIN, Bad, Row, fatal, nothing_in, rows
+from .text import LabelSet, Vocabulary, first_rows, split_numbers, tokenize
+from .token_store import TokenStore
+from .train import Settings, too_few
+
+MOST_TOKENS = 1 << 21  # different ones in memory; above, those seen only once are forgotten
+
+
+@dataclass
+class Seen:
+    """What is kept of the rows of one file."""
+
+    hashes: np.ndarray  # (N,) uint64, of the texts
+    labels: np.ndarray  # (N,) int64, in the order of first appearance
+    names: list[str]  # of the labels
+    first: int  # the number of the first row in the store
+
+
+class Tokens:
+    """Provisional numbers of tokens."""
+
+    def __init__(self, store: TokenStore) -> None:
+        self.store = store
+        self.number: dict[str, int] = {}
+        self.next = 0
+        self.forgotten = False
+
+    def append(self, tokens: list[str]) -> None:
+        """One more row into the store."""
+        number = self.number
+        before = len(number)
+        ids = [number.setdefault(t, self.next + len(number) - before) for t in tokens]
+        self.next += len(number) - before
+        self.store.append(ids)
+        if len(number) > MOST_TOKENS:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Make room: a token that was seen once so far is taken for a new one if it comes again."""
+        counts = self.counts(np.ones(len(self.store), bool))
+        self.number = {t: i for t, i in self.number.items() if counts[i] > 1}
+        self.forgotten = True
+
+    def counts(self, used: np.ndarray) -> np.ndarray:
+        """How often each number occurs in the rows that are used."""
+        counts = np.zeros(self.next, np.int64)
+        for part, ids, row_of in self.store.pieces():
+            chosen = ids[used[part][row_of]]
+            numbers, found = np.unique(chosen, return_counts=True)
+            counts[numbers] += found
+        return counts
+
+
+def prepare(
+    source: str,
+    settings: Settings,
+    folder: Path,
+    valid: str | None = None,
+    columns: tuple[str, str] = ("text", "label"),
+    bad: Bad = fatal,
+    progress: bool = False,
+) -> Prepared:
+    """Read ``source``, split it as :func:`tinygrad_mha.models.train.split` does, encode it.
+
+    Parameters
+    ----------
+    source, valid : str
+        Files, or "-" for standard input. Without ``valid`` a fifth of the rows is held out.
+    settings : Settings
+        Its level, min_count and max_len are used.
+    folder : path
+        On the disk that shall hold the store of tokens, about 4 bytes a token.
+    columns : pair of str
+        Of the text and of the label.
+    bad : function
+        What is done with a row that is wrong, see :mod:`readers`.
+    progress : bool
+        Show how many rows were read, if that takes long.
+
+    Raises
+    ------
+    InputError
+        If anything is wrong with the file: one line with its place and the remedy.
+    """
+    with TokenStore(folder) as store:
+        return of_tokens(Tokens(store), source, settings, folder, valid, columns, bad, progress)
+
+
+def of_tokens(
+    tokens: Tokens,
+    source: str,
+    settings: Settings,
+    folder: Path,
+    valid: str | None,
+    columns: tuple[str, str],
+    bad: Bad,
+    progress: bool,
+) -> Prepared:
+    """:func:`prepare`, with an empty store."""
+    how = settings.level, columns, bad, progress
+    main = read(source, tokens, *how)
+    shown = STDIN if source == "-" else source
+    labels = LabelSet(main.names, shown)
+    check_labels(labels, shown)
+    measured = None
+    if valid is not None:
+        measured = read(valid, tokens, *how, known=labels)
+        both = int(np.isin(measured.hashes, main.hashes).sum())
+        if both:
+            told = f"{both} of the {len(measured.hashes)} texts to measure on are in {shown} too"
+            print(f"{one_line(valid)}: {told}: it will look too good", file=sys.stderr)
+    fit, stop, test = split(main, labels, measured, shown)
+
+    used = np.zeros(len(tokens.store), bool)
+    used[fit] = True
+    counts = tokens.counts(used)
+    vocabulary, number = numbered(tokens, counts, settings.min_count)
+    check_vocabulary(vocabulary, settings.min_count, shown)
+    stored = tokens.store.renumbered(number, settings.max_len, folder)
+
+    targets = np.concatenate([encoded(x, labels) for x in (main, measured) if x is not None])
+    test_source = shown if valid is None else valid
+    parts = [
+        Encoded(stored.of(part), targets[part], name)
+        for part, name in ((fit, shown), (stop, shown), (test, test_source))
+    ]
+    return Prepared(vocabulary, labels, *parts)
+
+
+def read(
+    source: str,
+    tokens: Tokens,
+    level: str,
+    columns: tuple[str, str],
+    bad: Bad,
+    progress: bool,
+    known: LabelSet | None = None,
+) -> Seen:
+    """All rows of a file into the store; a label that is not ``known`` is wrong."""
+    hashes, labels, number = array("Q"), array("q"), dict[str, int]()
+    first = len(tokens.store)
+    for row in shown(rows(source, *columns, True, bad), source, progress):
+        if known is not None:
+            try:
+                known.index(row.label)
+            except InputError as error:
+                bad(InputError(str(error), source=row.file, line=row.line))
+                continue
+        data = row.text.encode("utf-8", "surrogatepass")
+        hashes.append(int.from_bytes(blake2b(data, digest_size=8).digest(), "little"))
+        labels.append(number.setdefault(row.label, len(number)))
+        tokens.append(tokenize(row.text, level))
+    if not hashes:
+        name = STDIN if source == "-" else source
+        raise InputError(nothing_in(name), source=name)
+    taken = np.frombuffer(hashes, np.uint64), np.frombuffer(labels, np.int64)
+    return Seen(*taken, list(number), first)
+
+
+def shown(found: Iterator[Row], source: str, progress: bool) -> Iterator[Row]:
+    """The rows, with a bar if they take long."""
+    if not progress:
+        return found
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread that watches it: processes start only without threads
+
+    name = STDIN if source == "-" else one_line(source)
+    return iter(Bar(found, desc=f"reading {name}", unit=" rows", delay=5, leave=False))
+
+
+def split(
+    main: Seen, labels: LabelSet, measured: Seen | None, source: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The numbers of the rows that train, stop early, measure."""
+    y = encoded(main, labels)
+    # a row is a duplicate if both are equal: the label is mixed into the hash of the text
+    pairs = main.hashes * np.uint64(0x9E3779B97F4A7C15) + y.astype(np.uint64)
+    rows_left = np.sort(np.unique(pairs, return_index=True)[1])
+    texts, y = by_appearance(main.hashes[rows_left]), y[rows_left]
+    keep = np.arange(len(rows_left))
+    if measured is None:
+        keep, out = split_numbers(texts, y, 0.2, 0)
+        test = rows_left[out]
+    else:
+        test = np.arange(len(measured.hashes)) + measured.first
+    kept = by_appearance(texts[keep])
+    fit, stop = split_numbers(kept, y[keep], 0.1, 0)
+    if not len(stop) or not len(test):
+        most = int(np.bincount(y[first_rows(texts)]).max())
+        raise too_few(most, 3 if measured is None else 2, source)
+    return rows_left[keep[fit]], rows_left[keep[stop]], test
+
+
+def by_appearance(values: np.ndarray) -> np.ndarray:
+    """Numbers for values, in the order of first appearance.
+
+    >>> by_appearance(np.array([70, 50, 70, 60]))
+    array([0, 1, 0, 2])
+    """
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    return number[inverse]
+
+
+def encoded(seen: Seen, labels: LabelSet) -> np.ndarray:
+    """The labels of all rows as the numbers that the model has for them."""
+    return np.array([labels.index(name) for name in seen.names], np.int64)[seen.labels]
+
+
+def numbered(tokens: Tokens, counts: np.ndarray, min_count: int) -> tuple[Vocabulary, np.ndarray]:
+    """The vocabulary of the tokens that are frequent enough, and what each number becomes."""
+    kept = [(t, i) for t, i in tokens.number.items() if counts[i] >= min_count]
+    kept.sort(key=lambda item: (-counts[item[1]], item[0]))
+    number = np.full(tokens.next, Vocabulary.UNKNOWN, np.int64)
+    vocabulary = Vocabulary([t for t, _ in kept])
+    number[[i for _, i in kept]] = np.arange(len(vocabulary) - len(kept), len(vocabulary))
+    if tokens.forgotten:
+        told = f"more than {MOST_TOKENS:,} different tokens; rare ones may be counted too low"
+        print(f"{told}; --min-count 2 or more is wise", file=sys.stderr)
+    return vocabulary, number
