@@ -236,6 +236,7 @@ def test_kept_features_are_what_the_encoder_says(base, letters):
     run = Slow(slow, s, rows, None)
     with Workers(1, parameters=run.parameters) as workers:
         for epoch in range(s.epochs):
+            run.position = 0
             run.epoch(epoch, workers, progress=False)
     np.testing.assert_allclose(
         quick.model.fc.weight.numpy(), slow.model.fc.weight.numpy(), rtol=1e-3, atol=1e-5
