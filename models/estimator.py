@@ -597,6 +597,7 @@ def one_pass(
     run.optimizer.lr = settings.lr
     constant: Any = optim.Schedule(run.optimizer, lambda step: 1.0)  # nobody knows when it ends
     run.schedule, run.step = constant, pace.steps
+    run.last_step = run.step + len(batches)
     width = settings.d_model // (2 if settings.bidirectional else 1)
     count = settings.workers if settings.device == "cpu" else 1
     cut = shards_for(settings.batch_size, width, count)
