@@ -411,7 +411,7 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     from . import train as training
     from .checkpoint import Checkpoints
     from .files import sweep
-    from .readers import Skipped, fatal
+    from .readers import STDIN, Skipped, fatal
     from .resume import Resumed
     from .stream import prepare
     from .trained import check_replaceable
@@ -428,7 +428,8 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     settings = begun.settings or settings_of(options)
     device, workers = tg.backend.default_device(), settings.workers or training.cores()
     settings = replace(settings, device=device, workers=workers)  # a run keeps its workers
-    bad = Skipped(one_line(options.data)) if options.on_bad_row == "skip" else fatal
+    name = STDIN if options.data == "-" else options.data
+    bad = Skipped(name) if options.on_bad_row == "skip" else fatal
     fit: Any = training.train
     if options.command is finetune:
         from .finetune import finetune as fit
@@ -443,7 +444,7 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     checkpoints = Checkpoints(
         out, options.checkpoint_every, begun.remembered(settings), begun.saved, stops, begun.command
     )
-    trained = fit(parts, settings, progress=True, source=options.data, checkpoints=checkpoints)
+    trained = fit(parts, settings, progress=True, source=name, checkpoints=checkpoints)
     result = training.evaluate(trained, parts.test)
     trained.metrics |= {"test": {"data": parts.test.source, **result}}
     if vars(options).get("merge"):

@@ -70,7 +70,9 @@ class Skipped:
     def __call__(self, error: InputError) -> None:
         self.count += 1
         if self.count <= self.shown:
-            print(f"skipped: {error}", file=sys.stderr)
+            from tqdm import tqdm
+
+            tqdm.write(f"skipped: {error}", file=sys.stderr)  # beside a progress bar
 
     def told(self) -> None:
         """Say how many there were, if any."""
@@ -395,25 +397,29 @@ def table_records(path: str, delimiter: str, bad: Bad = fatal) -> Iterator[tuple
     never lowered again, so that two readers at a time cannot disturb each other.
     """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
-    first = last = 0  # lines of the record that is being read; some may have been skipped
-    ended = False
+    here: list[tuple[int, str]] = []  # the lines of the record that is being read
+    again: list[tuple[int, str]] = []  # lines to read once more, the first at the end
+    source = decoded_lines(path, True, bad)
 
     def lines() -> Iterator[str]:
-        nonlocal first, last, ended
-        for last, text in decoded_lines(path, True, bad):
-            first = first or last
-            yield text
-        ended = True
+        while True:
+            line = again.pop() if again else next(source, None)
+            if line is None:
+                return
+            here.append(line)
+            yield line[1]
 
-    # strict: without it the csv module swallows the rest of the file after an unclosed quote
-    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     while True:
-        first = 0
+        # strict: without it the csv module swallows the rest of the file after an unclosed quote
+        reader = csv.reader(lines(), delimiter=delimiter, strict=True)
         try:
-            record = next(reader)
-        except StopIteration:
+            for record in reader:
+                if record:  # a blank line is a record without fields
+                    yield here[0][0], record
+                here.clear()
             return
         except csv.Error:
+            (first, _), (last, _) = here[0], here[-1]
             reached = f" (read up to line {last})" if last > first else ""
             error = InputError(
                 f"a quoted field that starts in this row is not closed properly{reached}; "
@@ -421,12 +427,9 @@ def table_records(path: str, delimiter: str, bad: Bad = fatal) -> Iterator[tuple
                 source=path,
                 line=first,
             )
-            if ended:  # it has swallowed all the rest of the file: too much to skip
-                raise error from None
-            bad(error)
-            continue
-        if record:  # a blank line is a record without fields
-            yield first, record
+        bad(error)
+        again += reversed(here[1:])  # only the line that it began with is lost
+        here.clear()
 
 
 def refuse_other_delimiter(header: list[str], delimiter: str, path: str, line: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .checkpoint import Saved, read
 from .errors import InputError, one_line, quoted
+from .readers import STDIN
 from .trained import TrainedClassifier
 
 # What may be said anew: where things are, how it is computed and told, and not what is computed.
@@ -59,6 +60,8 @@ class Resumed:
         if options.out is None:
             options.out = options.resume or "model"
         self.command = f"tinygrad-mha {self.name} --resume {shlex.quote(str(options.out))}"
+        if options.data == "-":
+            self.command += " < DATA"
 
     def _find(self, folder: Path, kind: Any) -> None:
         if not folder.is_dir():
@@ -126,7 +129,7 @@ class Resumed:
             for k, v in asked.items()
             if k in known and k not in FREE
         )
-        data = self.options.data
+        data = STDIN if self.options.data == "-" else self.options.data
         return "test" in model.metrics and data in (None, model.metrics.get("data")) and all(fits)
 
     def remembered(self, settings: Any) -> dict[str, Any]:

@@ -38,34 +38,45 @@ class Seen:
     first: int  # the number of the first row in the store
 
 
+class Numbers(dict):
+    """A number for each key that was ever looked up, in the order of first appearance.
+
+    >>> numbers = Numbers()
+    >>> [numbers[key] for key in "abcab"]
+    [0, 1, 2, 0, 1]
+    """
+
+    next = 0
+
+    def __missing__(self, key: str) -> int:
+        self[key] = number = self.next
+        self.next += 1
+        return number
+
+
 class Tokens:
     """Provisional numbers of tokens."""
 
     def __init__(self, store: TokenStore) -> None:
-        self.store = store
-        self.number: dict[str, int] = {}
-        self.next = 0
-        self.forgotten = False
+        self.store, self.number, self.forgotten = store, Numbers(), False
 
     def append(self, tokens: list[str]) -> None:
         """One more row into the store."""
         number = self.number
-        before = len(number)
-        ids = [number.setdefault(t, self.next + len(number) - before) for t in tokens]
-        self.next += len(number) - before
-        self.store.append(ids)
+        self.store.append([number[token] for token in tokens])
         if len(number) > MOST_TOKENS:
             self._forget()
 
     def _forget(self) -> None:
         """Make room: a token that was seen once so far is taken for a new one if it comes again."""
         counts = self.counts(np.ones(len(self.store), bool))
-        self.number = {t: i for t, i in self.number.items() if counts[i] > 1}
+        for token in [t for t, i in self.number.items() if counts[i] < 2]:
+            del self.number[token]
         self.forgotten = True
 
     def counts(self, used: np.ndarray) -> np.ndarray:
         """How often each number occurs in the rows that are used."""
-        counts = np.zeros(self.next, np.int64)
+        counts = np.zeros(self.number.next, np.int64)
         for part, ids, row_of in self.store.pieces():
             chosen = ids[used[part][row_of]]
             numbers, found = np.unique(chosen, return_counts=True)
@@ -159,7 +170,7 @@ def read(
     known: LabelSet | None = None,
 ) -> Seen:
     """All rows of a file into the store; a label that is not ``known`` is wrong."""
-    hashes, labels, number = array("Q"), array("q"), dict[str, int]()
+    hashes, labels, number = array("Q"), array("q"), Numbers()
     first = len(tokens.store)
     for row in shown(rows(source, *columns, True, bad), source, progress):
         if known is not None:
@@ -170,7 +181,7 @@ def read(
                 continue
         data = row.text.encode("utf-8", "surrogatepass")
         hashes.append(int.from_bytes(blake2b(data, digest_size=8).digest(), "little"))
-        labels.append(number.setdefault(row.label, len(number)))
+        labels.append(number[row.label])
         tokens.append(tokenize(row.text, level))
     if not hashes:
         name = STDIN if source == "-" else source
@@ -236,7 +247,7 @@ def numbered(tokens: Tokens, counts: np.ndarray, min_count: int) -> tuple[Vocabu
     """The vocabulary of the tokens that are frequent enough, and what each number becomes."""
     kept = [(t, i) for t, i in tokens.number.items() if counts[i] >= min_count]
     kept.sort(key=lambda item: (-counts[item[1]], item[0]))
-    number = np.full(tokens.next, Vocabulary.UNKNOWN, np.int64)
+    number = np.full(tokens.number.next, Vocabulary.UNKNOWN, np.int64)
     vocabulary = Vocabulary([t for t, _ in kept])
     number[[i for _, i in kept]] = np.arange(len(vocabulary) - len(kept), len(vocabulary))
     if tokens.forgotten:
