@@ -1,0 +1,85 @@
+"""Gradients summed over all ranks, while the rest of the backward pass is still running.
+
+The gradients of all parameters lie in one row of numbers, the last parameter first: the backward
+pass comes to it first. The row is cut into buckets of a few megabytes, whatever belongs to which
+parameter. As soon as the gradients that reach into a bucket are final, its sum over the ranks is
+begun. (Li et al., PyTorch Distributed, §3.2.3.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygrad_mha import Tensor
+from tinygrad_mha.backend import xp
+
+BYTES = 4 << 20  # of a bucket: large beside the latency of a sum, small beside a model
+LINE = 16  # numbers: where a parameter begins, a cache line begins
+
+
+class Buckets:
+    """The sums of one step: ``begin()``, ``ready()`` for each parameter, ``finish()``.
+
+    Attributes
+    ----------
+    early : int
+        How many buckets of the last step were begun before the last gradient was final.
+    waited : float
+        Seconds that ``finish`` had to wait, all steps together.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], wire: Any, size: int = BYTES) -> None:
+        self.parameters, self.wire = list(parameters), wire
+        m, dtype = xp(parameters[0].data), np.result_type(*(p.dtype for p in parameters))
+        self.places: dict[int, slice] = {}
+        end = 0
+        for k in reversed(range(len(self.parameters))):
+            self.places[k] = slice(end, end + self.parameters[k].size)
+            end += -(-self.parameters[k].size // LINE) * LINE
+        self.row = m.zeros(end, dtype)
+        numbers = max(LINE, size // dtype.itemsize)
+        self.cuts = [slice(a, min(a + numbers, end)) for a in range(0, end, numbers)]
+        self.touched = {
+            k: range(place.start // numbers, -(-place.stop // numbers))
+            for k, place in self.places.items()
+        }
+        self.early, self.waited = 0, 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """A new step: no gradient is known."""
+        self.missing = [0] * len(self.cuts)
+        for buckets in self.touched.values():
+            for b in buckets:
+                self.missing[b] += 1
+        self.left = len(self.parameters)
+        self.started: list[Any] = []
+
+    def ready(self, k: int, g: Any) -> None:
+        """The gradient of parameter ``k`` is final; None stands for zeros.
+
+        Buckets are begun in their order, which is the same on every rank, whatever the order in
+        which they are filled.
+        """
+        self.row[self.places[k]] = 0 if g is None else g.reshape(-1)
+        for b in self.touched[k]:
+            self.missing[b] -= 1
+        self.left -= 1
+        while len(self.started) < len(self.cuts) and not self.missing[len(self.started)]:
+            self.started.append(self.wire.start(self.row[self.cuts[len(self.started)]]))
+        if self.left:
+            self.early = len(self.started)
+            self.wire.nudge(self.started)
+
+    def finish(self) -> None:
+        """Wait for the sums and leave them in ``.grad``."""
+        began = time.perf_counter()
+        self.wire.finish(self.started)
+        self.waited += time.perf_counter() - began
+        for k, p in enumerate(self.parameters):
+            g = self.row[self.places[k]].reshape(p.shape)
+            p.grad = Tensor(g.astype(p.dtype, copy=False))
