@@ -1,14 +1,14 @@
 """Gradients summed over all ranks, while the rest of the backward pass is still running.
 
 The gradients of all parameters lie in one row of numbers, the last parameter first: the backward
-pass comes to it first. The row is cut into buckets of a few megabytes, whatever belongs to which
-parameter. As soon as the gradients that reach into a bucket are final, its sum over the ranks is
-begun. (Li et al., PyTorch Distributed, §3.2.3.)
+pass comes to it first. The row is cut into buckets, whatever belongs to which parameter. As soon as
+the gradients that reach into a bucket are final, its sum over the ranks is begun. The first bucket
+is small, so that this is early, and each is twice as large as the one before it, up to a few
+megabytes: then the latency of a sum no longer counts. (Li et al., PyTorch Distributed, §3.2.)
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 from tinygrad_mha import Tensor
 from tinygrad_mha.backend import xp
 
-BYTES = 4 << 20  # of a bucket: large beside the latency of a sum, small beside a model
+BYTES = 4 << 20  # of the largest buckets
+DOUBLINGS = 4  # the first has a sixteenth of that
 LINE = 16  # numbers: where a parameter begins, a cache line begins
 
 
@@ -28,8 +29,6 @@ class Buckets:
     ----------
     early : int
         How many buckets of the last step were begun before the last gradient was final.
-    waited : float
-        Seconds that ``finish`` had to wait, all steps together.
     """
 
     def __init__(self, parameters: Sequence[Tensor], wire: Any, size: int = BYTES) -> None:
@@ -41,13 +40,12 @@ class Buckets:
             self.places[k] = slice(end, end + self.parameters[k].size)
             end += -(-self.parameters[k].size // LINE) * LINE
         self.row = m.zeros(end, dtype)
-        numbers = max(LINE, size // dtype.itemsize)
-        self.cuts = [slice(a, min(a + numbers, end)) for a in range(0, end, numbers)]
+        self.cuts = cut(end, max(LINE, size // dtype.itemsize))
         self.touched = {
-            k: range(place.start // numbers, -(-place.stop // numbers))
+            k: [b for b, c in enumerate(self.cuts) if c.start < place.stop and place.start < c.stop]
             for k, place in self.places.items()
         }
-        self.early, self.waited = 0, 0.0
+        self.early = 0
         self.begin()
 
     def begin(self) -> None:
@@ -75,11 +73,22 @@ class Buckets:
             self.early = len(self.started)
             self.wire.nudge(self.started)
 
-    def finish(self) -> None:
-        """Wait for the sums and leave them in ``.grad``."""
-        began = time.perf_counter()
-        self.wire.finish(self.started)
-        self.waited += time.perf_counter() - began
+    def finish(self, *more: Any) -> None:
+        """Wait for the sums and leave them in ``.grad``; arrays in ``more`` become sums, too."""
+        self.wire.finish([*self.started, *map(self.wire.start, more)])
         for k, p in enumerate(self.parameters):
             g = self.row[self.places[k]].reshape(p.shape)
             p.grad = Tensor(g.astype(p.dtype, copy=False))
+
+
+def cut(end: int, most: int) -> list[slice]:
+    """``end`` numbers in stretches that double up to ``most``.
+
+    >>> [c.stop - c.start for c in cut(1000, 256)]
+    [16, 32, 64, 128, 256, 256, 248]
+    """
+    cuts, start, size = [], 0, max(LINE, most >> DOUBLINGS)
+    while start < end:
+        cuts.append(slice(start, min(start + size, end)))
+        start, size = start + size, min(2 * size, most)
+    return cuts

@@ -99,21 +99,19 @@ class RankWorkers(Workers):
                 g = self.parameters[k].grad
                 buckets.ready(k, None if g is None else g.data)
         total = self._added_up(said)
-        buckets.finish()
+        buckets.finish(total)
         self._heed(asked)
         self.ranks.busy = False
-        return [total]
+        on_host = isinstance(total, np.ndarray)
+        return [(float(total[0]), int(total[1])) if on_host else (total[0], total[1])]
 
-    def _added_up(self, said: list[tuple[Any, Any]]) -> tuple[Any, Any]:
-        """Σ over the shards of all ranks."""
-        m = xp(self.parameters[0].data)
-        total = m.zeros(2, np.float64)
+    def _added_up(self, said: list[tuple[Any, Any]]) -> Any:
+        """Σ over our shards."""
+        total = xp(self.parameters[0].data).zeros(2, np.float64)
         for numbers in said:
             for k, number in enumerate(numbers):
                 total[k] += number
-        wire = self.buckets.wire  # type: ignore[union-attr]
-        wire.finish([wire.start(total)])
-        return (float(total[0]), int(total[1])) if m is np else (total[0], total[1])
+        return total
 
     # ---- signals: who was sent one says so with the step
 

@@ -197,8 +197,9 @@ def test_sums_begin_during_the_backward_pass():
         begun.append((k, len(wire.log)))
 
     found = tg.grad(x.sum(), layers, ready=ready)
-    assert begun == [(5, 1), (4, 2), (3, 3), (2, 4), (1, 5), (0, 6)]
-    assert (buckets.early, wire.nudges) == (5, 5)
+    assert [c.stop - c.start for c in buckets.cuts] == [16, 32, *[64] * 5, 16]
+    assert begun == [(5, 2), (4, 3), (3, 4), (2, 5), (1, 6), (0, 8)]
+    assert (buckets.early, wire.nudges) == (6, 5)
     buckets.finish()
     for w, g in zip(layers, found, strict=True):
         np.testing.assert_allclose(w.grad.numpy(), 3 * g.numpy())
