@@ -66,10 +66,8 @@ class RankWorkers(Workers):
         """Our share, cut into shards; nothing, if there are more ranks than rows."""
         own = self.ranks.share(rows)
         count = own.stop - own.start
-        return [slice(own.start + s.start, own.start + s.stop) for s in self._shards(count)]
-
-    def _shards(self, count: int) -> list[slice]:
-        return shards(count, self.shards) if count else []
+        parts = shards(count, self.shards) if count else []
+        return [slice(own.start + part.start, own.start + part.stop) for part in parts]
 
     def run(self, job: Job, rows: int, *batch: Any) -> list[Any]:
         """The arrays of all shards of all ranks."""

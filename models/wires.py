@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_mha import backend
-from tinygrad_mha.backend import to_host, xp
+from tinygrad_mha.backend import place_like, to_host, xp
 
 from .ranks import Ranks
 
@@ -66,7 +66,7 @@ class Staged(ByMpi):
     def finish(self, started: list[Any]) -> None:
         for request, host, a in started:
             request.Wait()
-            a.set(host)
+            a[...] = place_like(host, a)
 
 
 class ByNccl:

@@ -4,6 +4,7 @@ Each rank trains a small float64 model on its share of the batches and writes wh
 FOLDER; the test does the same alone, with :func:`trained`, and compares.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent / "cuda"))
+import strict_cupy
 
 import tinygrad_mha as tg
 from tinygrad_mha.models import data_parallel
@@ -25,12 +29,12 @@ ROWS, BATCH = 27, 12  # batches of 12, 12 and 3 rows: of four ranks one has no r
 BUCKET = 1024  # bytes: a tiny model has several buckets then
 
 
-def trained(ranks, before_step=lambda run: None, weighted=False):
+def trained(ranks, before_step=lambda run: None, weighted=False, device="cpu"):
     """Two epochs of a bidirectional LSTM with attention and dropout; the run and what it told."""
     s = Settings(
         d_model=16, h=2, num_layers=2, dropout=0.3, word_dropout=0.2, batch_size=BATCH, epochs=2,
         lr=0.01, clip=0.5, warmup=0.0, workers=1, early_stopping=0,
-        class_weight="balanced" if weighted else "none",
+        class_weight="balanced" if weighted else "none", device=device,
     )  # fmt: skip
     rng = np.random.default_rng(1)
     texts = [rng.integers(2, 40, n).astype(np.int32) for n in rng.integers(1, 9, ROWS + 5)]
@@ -42,6 +46,7 @@ def trained(ranks, before_step=lambda run: None, weighted=False):
         model = build_model({**config, "pooling": "mean"}, 40, 3)
     finally:
         tg.set_default_dtype(np.float32)
+    model.to(device)
     labels = ["a", "b", "c"]
     whole = TrainedClassifier(model, Vocabulary(list(map(str, range(38)))), labels, {})
     batches = BucketedBatches(texts[:ROWS], targets[:ROWS], BATCH, seed=3)
@@ -80,7 +85,8 @@ def by_ranks(how, folder):
             if how == "drift":
                 run.parameters[0].data[0] += 1e-9
 
-    run, told = trained(ranks, before_step, weighted=how == "weighted")
+    device = "cuda:0" if how == "gpu" else "cpu"
+    run, told = trained(ranks, before_step, how == "weighted", device)
     [buckets] = made
     said = {
         "history": told["history"],
@@ -89,7 +95,7 @@ def by_ranks(how, folder):
         "exchanged": ranks.exchanged,
         "gathered": ranks.gathered({"rank": ranks.rank, "word": "é" * ranks.rank}),
     }
-    weights = {str(k): p.data for k, p in enumerate(run.parameters)}
+    weights = {str(k): p.numpy() for k, p in enumerate(run.parameters)}
     np.savez(Path(folder) / f"{ranks.rank}.npz", **weights)
     (Path(folder) / f"{ranks.rank}.json").write_text(json.dumps(said))
     return 0
@@ -108,8 +114,11 @@ def without_pickle():
 def work(arguments):
     """As the command line's own ``run``: failures become a line and a status."""
     without_pickle()
+    how, folder = arguments
+    gpu = strict_cupy.installed() if how == "gpu" else contextlib.nullcontext()
     try:
-        return by_ranks(*arguments)
+        with gpu:
+            return by_ranks(how, folder)
     except RuntimeError as e:
         print(f"tinygrad-mha: {e}", file=sys.stderr)
         return 1

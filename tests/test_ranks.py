@@ -85,9 +85,14 @@ def rank_files(folder, count):
 
 
 @with_mpi
-@pytest.mark.parametrize(("count", "how"), [(2, "plain"), (4, "plain"), (3, "weighted")])
+@pytest.mark.parametrize(
+    ("count", "how"), [(2, "plain"), (4, "plain"), (3, "weighted"), (2, "gpu")]
+)
 def test_ranks_compute_what_one_process_computes(tmp_path, count, how):
-    """With dropout, uneven shares, and of four ranks one without a row of the last batch."""
+    """With dropout, uneven shares, and of four ranks one without a row of some batch.
+
+    On a double of a GPU the sums go by way of the host.
+    """
     status, _, err = ended(count, HERE / "rank_work.py", how, tmp_path)
     assert status == 0, err
     run, told = rank_work.trained(Ranks(), weighted=how == "weighted")
@@ -430,7 +435,7 @@ def test_a_wrong_option_is_told_once(place):
 
 def pid_of(rank):
     """The process of a rank: Linux shows what it was started with."""
-    for place in Path("/proc").glob("[0-9]*"):
+    for place in list(Path("/proc").glob("[0-9]*")):
         try:
             given = (place / "environ").read_bytes().split(b"\0")
             command = (place / "cmdline").read_bytes()
@@ -455,19 +460,22 @@ def until(job, words):
 
 @with_mpi
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc to find a rank in")
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize("how", ["killed", "stopped", "interrupted"])
 def test_a_job_goes_on_from_its_last_checkpoint(place, how, undisturbed, monkeypatch):
     """A rank that is killed ends the job at once; one that is told to stop lets all stop."""
     monkeypatch.setenv("TEST_OF_RANKS", str(os.getpid()))
     with started(2, *LONG, "--out", "m", "--checkpoint-every", "3", cwd=place) as job:
         heard = until(job, "checkpoint after step 6")
-        os.kill(pid_of(1), signal.SIGKILL if how == "killed" else signal.SIGTERM)
+        if how == "interrupted":
+            job.send_signal(signal.SIGINT)  # as Ctrl-C: mpiexec passes it on to all
+        else:
+            os.kill(pid_of(1), signal.SIGKILL if how == "killed" else signal.SIGTERM)
         heard += job.communicate(timeout=30)[1]
     assert job.returncode != 0
     said = "to go on from it" if how == "killed" else r"interrupted after step \d+; to go on"
     assert re.search(f"{said}: mpiexec -n 2 tinygrad-mha train --resume m\n", heard), heard
     assert not (place / "m" / "model.safetensors").exists()
-    if how == "stopped":
+    if how != "killed":
         assert "Abort" not in heard
     status, _, err = ended(2, "-m", "tinygrad_mha", "train", "--resume", "m", cwd=place)
     assert status == 0, err
