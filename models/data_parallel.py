@@ -8,7 +8,6 @@ the same step: the weights of all ranks stay equal bit by bit, and are never sen
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -18,21 +17,10 @@ from tinygrad_mha.backend import xp
 from .buckets import Buckets
 from .parallel import Job, Workers, differentiate, shards
 from .ranks import Ranks
-from .signals import Stops
+from .signals import Agreed
 from .wires import wire_for
 
 CHECK_EVERY = 500  # steps: so often the ranks make sure that their weights are equal
-
-
-class Agreed:
-    """The signal that some rank was sent, known to all of them after the same step."""
-
-    def __init__(self, own: Stops) -> None:
-        self.own = own
-        self.asked: int | None = None
-
-    def looked_at(self) -> AbstractContextManager[None]:
-        return self.own.looked_at()
 
 
 class RankWorkers(Workers):

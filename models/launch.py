@@ -11,16 +11,14 @@ import contextlib
 import io
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from . import ranks as processes
 from .checkpoint import Checkpoints, Every, Resumable, Saved
-from .data_parallel import Agreed
 from .ranks import Ranks, launched, told
-from .signals import Stops
+from .signals import Agreed, Stops
 
 PATIENCE = 2.0  # seconds that the others have to fail as well
 
@@ -41,6 +39,8 @@ def launch(run: Callable[[Any], int], arguments: Any) -> int:
         except SystemExit as e:
             status = e.code if isinstance(e.code, int) else 1
         except BaseException:  # it is ours to end the others
+            import traceback
+
             bug = traceback.format_exc()
     if number or bug:
         lines = said.getvalue().strip().splitlines() or ["ended"]
