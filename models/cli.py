@@ -420,6 +420,8 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
 
     ranks = group()
     begun = Resumed(options, kind, settings_of)
+    if ranks.size > 1 and options.data == "-":
+        raise InputError("mpiexec hands standard input to rank 0 alone; give a file", source="-")
     out = Path(options.out)
     check_replaceable(out)
     if out.exists():  # if it does not, what was left may be all there is

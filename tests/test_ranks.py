@@ -434,6 +434,13 @@ def test_a_wrong_option_is_told_once(place):
     assert "Abort" not in err
 
 
+@with_mpi
+def test_standard_input_is_for_one_process(place):
+    status, _, err = ended(2, "-m", "tinygrad_mha", "train", "-", cwd=place)
+    assert status == 2
+    assert err.count("mpiexec hands standard input to rank 0 alone; give a file") == 1
+
+
 def pid_of(rank):
     """The process of a rank: Linux shows what it was started with."""
     for place in list(Path("/proc").glob("[0-9]*")):
