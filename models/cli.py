@@ -23,6 +23,7 @@ import tinygrad_mha as tg
 
 from .checkpoint import USUAL, Every, every
 from .errors import InputError, one_line
+from .launch import launch
 from .signals import Stopped, Stops, heeded, ignore
 
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a label that the terminal cannot show is spelled out
         sys.stdout.reconfigure(errors="backslashreplace")
     with contextlib.redirect_stderr(cast(TextIO, Notices(sys.stderr))):
-        return run(arguments)
+        return launch(run, arguments)
 
 
 def run(arguments: Sequence[str] | None) -> int:
@@ -409,14 +410,18 @@ def given(options: argparse.Namespace, kind: Any) -> dict[str, Any]:
 def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any) -> None:
     """Read, split, fit, measure, save, tell."""
     from . import train as training
-    from .checkpoint import Checkpoints
     from .files import sweep
+    from .launch import checkpoints_for
+    from .ranks import group
     from .readers import STDIN, Skipped, fatal
     from .resume import Resumed
     from .stream import prepare
     from .trained import check_replaceable
 
+    ranks = group()
     begun = Resumed(options, kind, settings_of)
+    if ranks.size > 1 and options.data == "-":
+        raise InputError("mpiexec hands standard input to rank 0 alone; give a file", source="-")
     out = Path(options.out)
     check_replaceable(out)
     if out.exists():  # if it does not, what was left may be all there is
@@ -424,9 +429,9 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     if begun.finished is not None:
         tell(options, begun.finished, out)
         return
-    choose_device(options)
+    choose_device(options, ranks.device)
     settings = begun.settings or settings_of(options)
-    device, workers = tg.backend.default_device(), settings.workers or training.cores()
+    device, workers = tg.backend.default_device(), settings.workers or ranks.cores
     settings = replace(settings, device=device, workers=workers)  # a run keeps its workers
     name = STDIN if options.data == "-" else options.data
     bad = Skipped(name) if options.on_bad_row == "skip" else fatal
@@ -441,10 +446,13 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
         parts = in_memory(options, bad)
     if isinstance(bad, Skipped):
         bad.told()
-    checkpoints = Checkpoints(
-        out, options.checkpoint_every, begun.remembered(settings), begun.saved, stops, begun.command
+    asked = begun.remembered(settings)
+    checkpoints = checkpoints_for(
+        ranks, out, options.checkpoint_every, asked, begun.saved, stops, begun.command
     )
-    trained = fit(parts, settings, progress=True, source=name, checkpoints=checkpoints)
+    trained = fit(parts, settings, ranks.first, name, checkpoints=checkpoints, ranks=ranks)
+    if not ranks.first:
+        return
     result = training.evaluate(trained, parts.test)
     trained.metrics |= {"test": {"data": parts.test.source, **result}}
     if vars(options).get("merge"):
@@ -526,11 +534,15 @@ def settings_of(options: argparse.Namespace) -> Any:
     return Settings.for_level(found.pop("level", "word"), **found)
 
 
-def choose_device(options: argparse.Namespace) -> None:
-    """Everything is made on the device of --device, else of $TINYGRAD_MHA_DEVICE."""
+def choose_device(options: argparse.Namespace, own: Any = str) -> None:
+    """Everything is made on the device of --device, else of $TINYGRAD_MHA_DEVICE.
+
+    ``own`` gives the name of our own device, where several share the work.
+    """
     given = options.device is not None
     try:
-        tg.set_default_device(options.device if given else tg.backend.default_device())
+        name = tg.backend.check_device(options.device) if given else tg.backend.default_device()
+        tg.set_default_device(own(name))
     except tg.DeviceError as e:
         raise InputError(str(e), source="--device" if given else "$TINYGRAD_MHA_DEVICE") from None
 

@@ -32,6 +32,7 @@ from .errors import InputError
 from .fine_tuned import FineTunedClassifier, arguments, digest
 from .parallel import Workers, cores
 from .prepared import check_labels
+from .ranks import Ranks
 from .text import BucketedBatches, LabelSet, contents
 from .train import OPTIMIZERS, Run, Split, announce, class_weights
 from .trained import TrainedClassifier
@@ -118,6 +119,7 @@ def finetune(
     row_weights: np.ndarray | None = None,
     stop_weights: np.ndarray | None = None,
     checkpoints: Checkpoints | None = None,
+    ranks: Ranks | None = None,
 ) -> FineTunedClassifier:
     """Fit a pretrained encoder to ``parts.fit``; the rest as :func:`tinygrad_mha.models.train`.
 
@@ -146,7 +148,7 @@ def finetune(
         subject, fit_ids, stop_ids = on_kept_features(trained, fit_ids, stop_ids, settings)
     together = settings.batch_size * settings.accumulate
     batches = BucketedBatches(fit_ids, targets, together, seed=settings.seed)
-    run = FinetuneRun(subject, settings, batches, weight, row_weights)
+    run = FinetuneRun(subject, settings, batches, weight, row_weights, ranks)
     width = trained.model.encoder.d_model  # type: ignore[attr-defined]
     if settings.tune == "head":
         width = 1  # a step is so short that nobody can help

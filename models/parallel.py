@@ -174,12 +174,16 @@ def quiet(job: Job, part: slice, *batch: Any) -> Any:
 
 
 def differentiate(
-    loss_of: Job, parameters: Sequence[Tensor], part: slice, batch: Sequence[Any]
+    loss_of: Job,
+    parameters: Sequence[Tensor],
+    part: slice,
+    batch: Sequence[Any],
+    ready: Callable[[int, Any], None] | None = None,
 ) -> tuple[list[Tensor], Any]:
-    """The gradients of one shard, and what else it said."""
+    """The gradients of one shard, and what else it said; ``ready`` as for :func:`grad`."""
     with np.errstate(over="ignore", invalid="ignore"):
         loss, said = loss_of(part, *batch)
-        return grad(loss, parameters, retain_graph=False), said
+        return grad(loss, parameters, retain_graph=False, ready=ready), said
 
 
 def _stretch(a: Any, k: int, count: int) -> Any:

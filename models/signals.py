@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 SIGNALS = [n for name in ("SIGINT", "SIGTERM", "SIGHUP") if (n := getattr(signal, name, None))]
@@ -58,6 +58,18 @@ class Stops:
             self.patient = False
             if self.asked is not None:  # nobody has looked since
                 ignore()
+
+
+class Agreed:
+    """Among several processes: the signal that one was sent, ``asked`` in all at the same step."""
+
+    def __init__(self, own: Stops) -> None:
+        self.own = own
+        self.asked: int | None = None
+
+    def looked_at(self) -> AbstractContextManager[None]:
+        """As for :class:`Stops`."""
+        return self.own.looked_at()
 
 
 @contextmanager

@@ -20,11 +20,13 @@ from tinygrad_mha.random import mask_stream
 
 from . import recompute
 from .checkpoint import Checkpoints, digest
+from .data_parallel import workers_for
 from .dataset import Dataset
 from .errors import InputError, one_line
 from .metrics import confusion_matrix, scores
 from .parallel import Workers, cores, shards_for
 from .prepared import Encoded, Prepared, check_labels, check_vocabulary
+from .ranks import Ranks
 from .seen import Seen
 from .text import (
     BucketedBatches,
@@ -225,13 +227,15 @@ def train(
     row_weights: np.ndarray | None = None,
     stop_weights: np.ndarray | None = None,
     checkpoints: Checkpoints | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainedClassifier:
     """Fit a classifier to ``parts.fit``; keep the weights with the best loss on ``parts.stop``.
 
     Without rows in ``parts.stop`` nothing is measured, and the weights after the last epoch are
     kept. ``row_weights`` and ``stop_weights``, one number from 0 on for each row of ``parts.fit``
     and of ``parts.stop``, say how much a row counts in the means that are the loss.
-    ``checkpoints`` are written on the way, and gone on from if they have one.
+    ``checkpoints`` are written on the way, and gone on from if they have one. ``ranks`` share every
+    batch: each of them has to call this with the same arguments.
 
     One seed and one number of workers give the same weights, bit for bit.
     """
@@ -247,7 +251,7 @@ def train(
     batches = BucketedBatches(fit.ids, fit.targets, settings.batch_size, seed=settings.seed)
     if progress:
         announce(counts, source or fit.source)
-    run = Run(trained, settings, batches, weight, row_weights)
+    run = Run(trained, settings, batches, weight, row_weights, ranks)
     width = settings.d_model // (2 if settings.bidirectional else 1)
     if checkpoints is not None:
         run.watch(checkpoints, stop.ids, stop.targets, parts.vocabulary.tokens, labels.names)
@@ -342,7 +346,9 @@ class Run:
         batches: BucketedBatches,
         weight: np.ndarray | None,
         row_weights: np.ndarray | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         self.trained, self.model = trained, trained.model
         self.settings, self.batches, self.weight = settings, batches, weight
         self.row_weights = row_weights
@@ -385,12 +391,15 @@ class Run:
         """
         s = self.settings
         count = s.workers if s.device == "cpu" else 1  # a GPU shares the work by itself
-        cut = shards_for(s.batch_size, width, count)
+        cut = shards_for(-(-s.batch_size // self.ranks.size), width, count)
         jobs = self.loss_of, self.trained.scores
+        stops = None if self.checkpoints is None else self.checkpoints.stops
         with (
             a_smaller_batch_for_a_full_gpu(s.batch_size),
-            nullcontext() if self.checkpoints is None else self.checkpoints.stops.looked_at(),
-            Workers(count, jobs, self.parameters, shards=cut) as workers,
+            nullcontext() if stops is None else stops.looked_at(),
+            workers_for(
+                self.ranks, count, jobs, self.parameters, shards=cut, stops=stops
+            ) as workers,
         ):
             while not self.over():
                 said = self.epoch(len(self.history), workers, progress)

@@ -13,7 +13,7 @@ from scheduling import JOINS, work
 import tinygrad_mha as tg
 from tinygrad_mha import Op, Tensor, device_check, gradcheck
 from tinygrad_mha.movement import getitem, scatter, sum_to
-from tinygrad_mha.tensor import backpropagate, history
+from tinygrad_mha.tensor import backpropagate, history, value
 
 rng = np.random.default_rng(0)
 
@@ -950,6 +950,143 @@ def test_unused_targets_cost_nothing():
     a, b = leaf([1.0]), leaf([1.0])
     tg.grad(a * 2.0 + watched(b), [a])
     assert not called
+
+
+# ------------------------------------------------------- being told when a gradient is final
+
+
+def announced(y, xs, **options):
+    """What ``ready`` heard, in order, and the gradients in the end."""
+    heard = []
+    found = tg.grad(y, xs, ready=lambda k, g: heard.append((k, g)), **options)
+    assert sorted(k for k, _ in heard) == list(range(len(xs)))  # each exactly once
+    for k, g in heard:
+        if found[k] is None:
+            assert g is None
+        else:
+            np.testing.assert_array_equal(value(g), found[k].numpy())
+    return [k for k, _ in heard], found
+
+
+def test_a_gradient_is_announced_when_it_is_final():
+    """Last used, first announced; a leaf that is used again, only after its first use."""
+    early, late, both = leaf([2.0]), leaf([3.0]), leaf([5.0])
+    y = ((early * both) * late * both).sum()
+    order, found = announced(y, [early, late, both])
+    assert order == [1, 2, 0] or order == [1, 0, 2]  # early and both go into one call
+    assert [d.item() for d in found] == [75.0, 50.0, 60.0]
+
+
+def test_the_announced_gradient_waits_for_every_use():
+    x, w = leaf([2.0, 3.0]), leaf([1.0, 1.0])
+    y = x
+    for _ in range(5):
+        y = y * w  # shared by five calls
+    order, found = announced((y * x).sum(), [w, x])
+    assert order[0] != order[1]
+    np.testing.assert_array_equal(found[0].numpy(), 5 * x.data**2)
+
+
+def test_it_is_announced_before_the_rest_is_computed():
+    x, w = leaf([2.0]), leaf([3.0])
+    calls = []
+
+    def slow(x):
+        return x * 1.0, lambda g: (calls.append("slow"), g)[1:]
+
+    slow = tg.fused(lambda x: x * 1.0, registry={})(slow)
+    tg.grad((slow(x) * w).sum(), [x, w], ready=lambda k, g: calls.append(k))
+    assert calls == [1, "slow", 0]
+
+
+def test_inputs_that_are_not_used_are_announced_without_a_gradient():
+    x, unused, away = leaf([2.0]), leaf([1.0]), leaf([4.0])
+    unheard = x * away
+    order, found = announced((x * 3.0).sum(), [unused, x, away], allow_unused=True)
+    assert order == [0, 2, 1]
+    assert found[0] is None
+    assert found[2] is None
+    assert unheard.shape == x.shape
+
+
+def test_a_call_that_no_gradient_reaches_announces_its_inputs_too():
+    """The second state of an LSTM, say, when only the first is used."""
+    x, w = leaf([2.0, 1.0]), leaf([3.0, 1.0])
+
+    def halves(a):
+        y = a[:1] * 1.0, a[1:] * 1.0
+        return y, lambda g: (np.concatenate([d if d is not None else [0.0] for d in g]),)
+
+    halves = tg.fused(lambda a: (a[:1] * 1.0, a[1:] * 1.0), registry={})(halves)
+
+    def blind(a):  # its result depends on nothing
+        return a * 0.0, lambda g: (None,)
+
+    blind = tg.fused(lambda a: a * 0.0, registry={})(blind)
+    order, found = announced((halves(x)[0] + blind(w * 2.0)[:1]).sum(), [x, w], allow_unused=True)
+    assert sorted(order) == [0, 1]
+    assert found[1] is None
+    np.testing.assert_array_equal(found[0].numpy(), [1.0, 0.0])
+
+
+def test_an_input_that_is_given_twice_or_is_the_output():
+    x = leaf([2.0])
+    y = (x * x).sum()
+    order, found = announced(y, [x, y, x])
+    assert order == [1, 0, 2]
+    assert [d.item() for d in found] == [4.0, 1.0, 4.0]
+
+
+def test_announced_with_a_recorded_backward_pass():
+    x = leaf([3.0])
+    heard = []
+    (d,) = tg.grad((x**3).sum(), [x], create_graph=True, ready=lambda k, g: heard.append(g))
+    assert isinstance(heard[0], Tensor)
+    assert heard[0].requires_grad
+    assert grads(d.sum(), x)[0] == grads(heard[0].sum(), x)[0] == [18.0]
+
+
+def test_leaves_inside_a_recomputed_stretch_are_announced_in_their_turn():
+    tg.manual_seed(0)
+    first, second, x = (leaf(rng.normal(size=(3, 3))) for _ in range(3))
+
+    def closes_over(a):
+        return tg.tanh(a @ second) @ second
+
+    y = tg.checkpoint(closes_over, tg.checkpoint(lambda a: tg.exp(a @ first), x)).sum()
+    order, found = announced(y, [x, first, second])
+    assert order[0] == 2
+    plain = closes_over(tg.exp(x @ first)).sum()
+    for d, e in zip(found, tg.grad(plain, [x, first, second]), strict=True):
+        np.testing.assert_array_equal(d.numpy(), e.numpy())
+
+
+def test_being_told_keeps_nothing_alive():
+    gc.collect()
+    gc.disable()
+    try:
+        x, w = leaf([2.0, 3.0]), leaf([1.0, 4.0])
+        middle = x * w
+        trace = weakref.ref(middle)
+        y = (tg.exp(middle) * w).sum()
+        del middle
+        tg.grad(y, [w, x], retain_graph=False, ready=lambda k, g: None)
+        assert trace() is None
+        node = weakref.ref(x), weakref.ref(w)
+        del x, w, y
+        assert [r() for r in node] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_who_listens_may_raise():
+    x = leaf([2.0])
+
+    def ready(k, g):
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        tg.grad((x * x).sum(), [x], ready=ready)
 
 
 def test_backpropagate_takes_several_roots():

@@ -174,6 +174,26 @@ def synchronize(device: str) -> None:
         ready(device).cuda.Device(int(device[5:])).synchronize()
 
 
+def gpus() -> int:
+    """How many GPUs this process sees, once it computes on one."""
+    return sys.modules["cupy"].cuda.runtime.getDeviceCount()
+
+
+def nccl(size: int, rank: int) -> Any:
+    """What adds up arrays of ``size`` GPUs, each of another process; None where CuPy has no NCCL.
+
+    All processes have to call it, on the device that each will use, and MPI brings them together.
+    """
+    try:
+        from cupyx.distributed import NCCLBackend
+
+        if not sys.modules["cupy"].cuda.nccl.available:
+            return None
+    except (ImportError, AttributeError):
+        return None
+    return NCCLBackend(size, rank, use_mpi=True)
+
+
 _default_device: str | None = None
 
 

@@ -750,12 +750,14 @@ def backpropagate(
     create_graph: bool,
     release: bool = False,
     since: int = -1,
+    ready: Callable[[Tensor, Any], None] | None = None,
 ) -> dict[Tensor, Any]:
     """Gradients of ``sum(<g, y> for y, g in roots)`` with respect to ``targets``.
 
     ``targets=None`` means every leaf. The gradients come as arrays, or as Tensors when
     ``create_graph``; a target that the roots do not depend on is missing from the answer. What was
-    born before ``since`` counts as a leaf.
+    born before ``since`` counts as a leaf. ``ready(target, gradient)`` is called for each target as
+    soon as nothing more can be added to its gradient (None, if there is none).
 
     A Tensor is always younger than the Tensors it was made from. So "newest first" is an order in
     which every gradient is complete before it is passed on, and no topological sort is needed.
@@ -790,10 +792,17 @@ def backpropagate(
     trail = history([y for y, _ in roots], after=max(oldest, since))
     useful = None if targets is None else _useful(trail, targets)
     keep = set(targets or ())
+    final = {} if ready is None else _last_to_add(trail, targets or ())
+
+    def announce(node: Node | None) -> None:
+        for x in final.pop(node, ()):
+            ready(x, gradients.get(x))  # type: ignore[misc]
+
     with recording(create_graph):
         for y, g in roots:
             accumulate(y, g)
         del roots
+        announce(None)
         while trail:
             y = trail.pop()
             node = y.node
@@ -808,6 +817,8 @@ def backpropagate(
             else:
                 nothing = g is None
             if nothing:
+                if final:
+                    announce(node)
                 continue
             wants = []
             for x in node.inputs:
@@ -840,6 +851,8 @@ def backpropagate(
                     accumulate(x, d, node.op)
             if release:
                 node.release()
+            if final:
+                announce(node)
     if targets is None:
         return gradients
     return {x: gradients[x] for x in targets if x in gradients}
@@ -897,6 +910,21 @@ def _useful(trail: list[Tensor], targets: Sequence[Tensor]) -> set[Tensor]:
     return useful
 
 
+def _last_to_add(trail: list[Tensor], targets: Sequence[Tensor]) -> dict[Node | None, list[Tensor]]:
+    """Each target under the call after which its gradient is final; under None, if no call uses it.
+
+    The way back is from the newest call to the oldest, so it is the oldest that uses a target.
+    """
+    waiting = dict.fromkeys(targets)
+    final: dict[Node | None, list[Tensor]] = {}
+    for t in trail:
+        for x in t.node.inputs:
+            if isinstance(x, Tensor) and x in waiting:
+                del waiting[x]
+                final.setdefault(t.node, []).append(x)
+    return {**final, None: list(waiting)}
+
+
 def grad(
     output: Tensor,
     inputs: Tensor | Sequence[Tensor],
@@ -904,6 +932,7 @@ def grad(
     create_graph: bool = False,
     allow_unused: bool = False,
     retain_graph: bool = True,
+    ready: Callable[[int, Any], None] | None = None,
 ) -> list[Any]:
     """Gradients of ``sum(grad_output * output)`` with respect to each of ``inputs``.
 
@@ -923,6 +952,11 @@ def grad(
         Give None for an input that output does not depend on, instead of an error.
     retain_graph : bool
         False if the graph will not be needed again: its memory is released on the way.
+    ready : function, optional
+        ``ready(k, gradient)`` is called once for each input, as soon as nothing more can be added
+        to the gradient of ``inputs[k]``: what is to be done with it need not wait for the rest.
+        The gradient is an array (with ``create_graph``, a Tensor) to read and not to write to;
+        None, if output does not depend on that input.
 
     Returns
     -------
@@ -941,7 +975,12 @@ def grad(
             raise ValueError(f"grad: input {k} is no Tensor with requires_grad=True")
     seed = _seed(output, grad_output, "grad", create_graph)
     keep = retain_graph or create_graph
-    found = backpropagate([(output, seed)], inputs, create_graph, release=not keep)
+    if ready is None:
+        found = backpropagate([(output, seed)], inputs, create_graph, release=not keep)
+    else:
+        found = backpropagate(
+            [(output, seed)], inputs, create_graph, not keep, ready=_by_number(inputs, ready)
+        )
     if modes.watcher is not None:
         modes.watcher.ends(found)
     handed_out = {id(value(seed)), id(value(grad_output))}
@@ -957,6 +996,21 @@ def grad(
                 "pass allow_unused=True to get None for it"
             )
     return answer
+
+
+def _by_number(
+    inputs: Sequence[Tensor], ready: Callable[[int, Any], None]
+) -> Callable[[Tensor, Any], None]:
+    """``ready`` for an input itself; it may have several numbers."""
+    numbers: dict[Tensor, list[int]] = {}
+    for k, x in enumerate(inputs):
+        numbers.setdefault(x, []).append(k)
+
+    def call(x: Tensor, g: Any) -> None:
+        for k in numbers[x]:
+            ready(k, g)
+
+    return call
 
 
 def _seed(y: Tensor, g: Any, caller: str, create_graph: bool) -> Any:
