@@ -441,7 +441,8 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     parts: Any
     if options.command is train and (options.data == "-" or os.path.isfile(options.data)):
         columns = options.text_column or "text", options.label_column or "label"
-        parts = prepare(options.data, settings, a_disk_for(out), options.valid, columns, bad, True)
+        where = a_disk_for(out), options.valid
+        parts = prepare(options.data, settings, *where, columns, bad, ranks.first, ranks)
     else:
         parts = in_memory(options, bad)
     if isinstance(bad, Skipped):

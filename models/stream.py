@@ -5,26 +5,35 @@ numbers go to a store on disk. What stays in memory is a hash of each text, its 
 in the store. Then duplicates, the split, and the counts of the tokens that train are computed from
 these, and the provisional numbers are replaced by those of the vocabulary. The result is that of
 :mod:`text`, to the last bit: which rows train, the vocabulary, the ids.
+
+Several ranks share the work: each sees all rows, but cuts only its own into tokens, and writes them
+to a file that all of them look into.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .errors import InputError, one_line
+from .files import beside
 from .prepared import Encoded, Prepared, check_labels, check_vocabulary
+from .ranks import Ranks
 from .readers import STDIN, Bad, Row, fatal, nothing_in, rows
 from .text import LabelSet, Vocabulary, first_rows, split_numbers, tokenize
-from .token_store import TokenStore
+from .token_store import Rows, Together, TokenStore, mapped
 from .train import Settings, too_few
 
+STRETCH = 256  # rows that one rank cuts into tokens before the next has its turn
 MOST_TOKENS = 1 << 21  # different ones in memory; above, those seen only once are forgotten
 
 
@@ -55,17 +64,21 @@ class Numbers(dict):
 
 
 class Tokens:
-    """Provisional numbers of tokens."""
+    """Provisional numbers of tokens, and a store with the rows of this rank."""
 
-    def __init__(self, store: TokenStore) -> None:
-        self.store, self.number, self.forgotten = store, Numbers(), False
+    def __init__(self, store: TokenStore, level: str, ranks: Ranks) -> None:
+        self.store, self.level, self.ranks = store, level, ranks
+        self.number, self.forgotten = Numbers(), False
+        self.rows = 0  # of all ranks
 
-    def append(self, tokens: list[str]) -> None:
-        """One more row into the store."""
-        number = self.number
-        self.store.append([number[token] for token in tokens])
-        if len(number) > MOST_TOKENS:
-            self._forget()
+    def append(self, text: str) -> None:
+        """One more row."""
+        if self.ranks.size == 1 or owners(self.rows, self.ranks.size) == self.ranks.rank:
+            number = self.number
+            self.store.append([number[token] for token in tokenize(text, self.level)])
+            if len(number) > MOST_TOKENS:
+                self._forget()
+        self.rows += 1
 
     def _forget(self) -> None:
         """Make room: a token that was seen once so far is taken for a new one if it comes again."""
@@ -92,6 +105,7 @@ def prepare(
     columns: tuple[str, str] = ("text", "label"),
     bad: Bad = fatal,
     progress: bool = False,
+    ranks: Ranks | None = None,
 ) -> Prepared:
     """Read ``source``, split it as :func:`tinygrad_mha.models.train.split` does, encode it.
 
@@ -109,6 +123,8 @@ def prepare(
         What is done with a row that is wrong, see :mod:`readers`.
     progress : bool
         Show how many rows were read, if that takes long.
+    ranks : Ranks, optional
+        Who shares the work. Each of them has to call this, for a ``folder`` that all see.
 
     Raises
     ------
@@ -116,7 +132,8 @@ def prepare(
         If anything is wrong with the file: one line with its place and the remedy.
     """
     with TokenStore(folder) as store:
-        return of_tokens(Tokens(store), source, settings, folder, valid, columns, bad, progress)
+        tokens = Tokens(store, settings.level, ranks or Ranks())
+        return of_tokens(tokens, source, settings, folder, valid, columns, bad, progress)
 
 
 def of_tokens(
@@ -130,7 +147,7 @@ def of_tokens(
     progress: bool,
 ) -> Prepared:
     """:func:`prepare`, with an empty store."""
-    how = settings.level, columns, bad, progress
+    how = columns, bad, progress
     main = read(source, tokens, *how)
     shown = STDIN if source == "-" else source
     labels = LabelSet(main.names, shown)
@@ -144,12 +161,12 @@ def of_tokens(
             print(f"{one_line(valid)}: {told}: it will look too good", file=sys.stderr)
     fit, stop, test = split(main, labels, measured, shown)
 
-    used = np.zeros(len(tokens.store), bool)
+    used = np.zeros(tokens.rows, bool)
     used[fit] = True
-    counts = tokens.counts(used)
-    vocabulary, number = numbered(tokens, counts, settings.min_count)
+    own = owners(np.arange(tokens.rows), tokens.ranks.size) == tokens.ranks.rank
+    vocabulary, number = numbered(tokens, tokens.counts(used[own]), settings.min_count)
     check_vocabulary(vocabulary, settings.min_count, shown)
-    stored = tokens.store.renumbered(number, settings.max_len, folder)
+    stored = in_one_place(tokens, number, settings.max_len, folder)
 
     targets = np.concatenate([encoded(x, labels) for x in (main, measured) if x is not None])
     test_source = shown if valid is None else valid
@@ -163,7 +180,6 @@ def of_tokens(
 def read(
     source: str,
     tokens: Tokens,
-    level: str,
     columns: tuple[str, str],
     bad: Bad,
     progress: bool,
@@ -171,7 +187,7 @@ def read(
 ) -> Seen:
     """All rows of a file into the store; a label that is not ``known`` is wrong."""
     hashes, labels, number = array("Q"), array("q"), Numbers()
-    first = len(tokens.store)
+    first = tokens.rows
     for row in shown(rows(source, *columns, True, bad), source, progress):
         if known is not None:
             try:
@@ -182,7 +198,7 @@ def read(
         data = row.text.encode("utf-8", "surrogatepass")
         hashes.append(int.from_bytes(blake2b(data, digest_size=8).digest(), "little"))
         labels.append(number[row.label])
-        tokens.append(tokenize(row.text, level))
+        tokens.append(row.text)
     if not hashes:
         name = STDIN if source == "-" else source
         raise InputError(nothing_in(name), source=name)
@@ -243,14 +259,49 @@ def encoded(seen: Seen, labels: LabelSet) -> np.ndarray:
     return np.array([labels.index(name) for name in seen.names], np.int64)[seen.labels]
 
 
+def owners(rows: Any, size: int) -> Any:
+    """Which of ``size`` ranks cuts a row into tokens: stretches of rows, in turn."""
+    return rows // STRETCH % size
+
+
 def numbered(tokens: Tokens, counts: np.ndarray, min_count: int) -> tuple[Vocabulary, np.ndarray]:
     """The vocabulary of the tokens that are frequent enough, and what each number becomes."""
-    kept = [(t, i) for t, i in tokens.number.items() if counts[i] >= min_count]
-    kept.sort(key=lambda item: (-counts[item[1]], item[0]))
+    total = {token: int(counts[i]) for token, i in tokens.number.items() if counts[i]}
+    if tokens.ranks.size > 1:
+        total = sum(map(Counter, tokens.ranks.gathered(total)), Counter())
+    kept = sorted((t for t in total if total[t] >= min_count), key=lambda t: (-total[t], t))
+    vocabulary = Vocabulary(kept)
+    known = {token: i for i, token in enumerate(kept, len(vocabulary) - len(kept))}
     number = np.full(tokens.number.next, Vocabulary.UNKNOWN, np.int64)
-    vocabulary = Vocabulary([t for t, _ in kept])
-    number[[i for _, i in kept]] = np.arange(len(vocabulary) - len(kept), len(vocabulary))
+    for token, i in tokens.number.items():
+        number[i] = known.get(token, Vocabulary.UNKNOWN)
     if tokens.forgotten:
         told = f"more than {MOST_TOKENS:,} different tokens; rare ones may be counted too low"
         print(f"{told}; --min-count 2 or more is wise", file=sys.stderr)
     return vocabulary, number
+
+
+def in_one_place(tokens: Tokens, number: np.ndarray, most: int, folder: Path) -> Rows | Together:
+    """The rows of all ranks, with the numbers of the vocabulary."""
+    ranks, store = tokens.ranks, tokens.store
+    if ranks.size == 1:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return store.renumbered(number, most, file)
+    mine = beside(folder / "tokens")
+    try:
+        with open(mine, "w+b") as file:
+            lengths = store.renumbered(number, most, file).lengths
+        found = []
+        # all have written when all have answered
+        paths = ranks.gathered(str(mine))
+        for path, counts in zip(paths, ranks.gathered_rows([lengths]), strict=True):
+            with open(path, "rb") as file:
+                found.append(mapped(file, counts))
+        ranks.wait()  # all have opened it: the name may go
+    finally:
+        mine.unlink(missing_ok=True)
+    owner = owners(np.arange(tokens.rows), ranks.size)
+    place = np.zeros(tokens.rows, np.int64)
+    for k in range(ranks.size):
+        place[owner == k] = np.arange(int((owner == k).sum()))
+    return Together(found, owner, place)

@@ -12,7 +12,7 @@ import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -45,12 +45,52 @@ class Rows(Sequence):
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return Rows(self.flat, self.starts[i], self.lengths[i])
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
         start = self.starts[i]
         return self.flat[start : start + self.lengths[i]]
 
     def of(self, rows: np.ndarray) -> Rows:
         """The rows of these numbers."""
         return Rows(self.flat, self.starts[rows], self.lengths[rows])
+
+
+class Together(Sequence):
+    """Rows of several stores as one sequence.
+
+    Parameters
+    ----------
+    stores : list of Rows
+    store, place : ndarray of int64, (N,)
+        Of each row: which store has it, and as which of its rows.
+
+    Examples
+    --------
+    >>> a = Rows(np.arange(3, dtype=np.int32), np.array([0, 2]), np.array([2, 1]))
+    >>> b = Rows(np.array([7], np.int32), np.array([0]), np.array([1]))
+    >>> [row.tolist() for row in Together([a, b], np.array([0, 1, 0]), np.array([1, 0, 0]))]
+    [[2], [7], [0, 1]]
+    """
+
+    def __init__(self, stores: list[Rows], store: np.ndarray, place: np.ndarray) -> None:
+        self.stores, self.store, self.place = stores, store, place
+        self.lengths = np.zeros(len(store), np.int64)
+        for k, rows in enumerate(stores):
+            self.lengths[store == k] = rows.lengths[place[store == k]]
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return Together(self.stores, self.store[i], self.place[i])
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        return self.stores[self.store[i]][self.place[i]]
+
+    def of(self, rows: np.ndarray) -> Together:
+        """The rows of these numbers."""
+        return Together(self.stores, self.store[rows], self.place[rows])
 
 
 class TokenStore:
@@ -110,23 +150,24 @@ class TokenStore:
             row = stop
         self.file.seek(0, os.SEEK_END)
 
-    def renumbered(self, number: np.ndarray, most: int, folder: Path) -> Rows:
+    def renumbered(self, number: np.ndarray, most: int, file: IO[bytes]) -> Rows:
         """All rows in a new file, each id replaced by ``number[id]``, cut at ``most`` ids."""
         lengths = self.lengths()
         kept = np.minimum(lengths, most)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            for rows, ids, row_of in self.pieces():
-                starts = np.cumsum(lengths[rows]) - lengths[rows]
-                place = np.arange(len(ids)) - starts[row_of]  # of the id in its row
-                file.write(number[ids[place < most]].astype(np.int32).data)
-            file.flush()
-            flat = mapped(file) if kept.any() else np.zeros(0, np.int32)
-        return Rows(flat, np.cumsum(kept) - kept, kept)
+        for rows, ids, row_of in self.pieces():
+            starts = np.cumsum(lengths[rows]) - lengths[rows]
+            place = np.arange(len(ids)) - starts[row_of]  # of the id in its row
+            file.write(number[ids[place < most]].astype(np.int32).data)
+        file.flush()
+        return mapped(file, kept)
 
 
-def mapped(file: Any) -> np.ndarray:
-    """A file of int32 as an array that reads it when it is looked at, also if it is closed."""
+def mapped(file: IO[bytes], lengths: np.ndarray) -> Rows:
+    """A file of int32 as rows that are read when they are looked at, also if it is closed."""
+    starts = np.cumsum(lengths) - lengths
+    if not lengths.any():
+        return Rows(np.zeros(0, np.int32), starts, lengths)
     memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(memory, "madvise"):  # batches are rows from everywhere: reading ahead is no help
         memory.madvise(mmap.MADV_RANDOM)
-    return np.frombuffer(memory, np.int32)
+    return Rows(np.frombuffer(memory, np.int32), starts, lengths)

@@ -5,6 +5,9 @@ import io
 import json
 import os
 import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from tinygrad_mha.models import InputError, cli, readers, stream, token_store
 from tinygrad_mha.models import train as training
 from tinygrad_mha.models.dataset import Dataset
+from tinygrad_mha.models.ranks import Ranks
 from tinygrad_mha.models.readers import read_dataset
 from tinygrad_mha.models.train import Settings
 
@@ -261,7 +265,8 @@ def test_the_store_has_no_name_and_outlives_its_file(tmp_path):
         for k in range(10):
             store.append(range(k))
         assert os.listdir(tmp_path) == []
-        rows = store.renumbered(np.arange(10) + 5, 7, tmp_path)
+        with tempfile.TemporaryFile(dir=tmp_path) as file:
+            rows = store.renumbered(np.arange(10) + 5, 7, file)
     assert os.listdir(tmp_path) == []
     assert store.file.closed
     assert [r.tolist() for r in rows] == [list(range(5, 5 + min(k, 7))) for k in range(10)]
@@ -272,13 +277,66 @@ def test_the_store_has_no_name_and_outlives_its_file(tmp_path):
 def test_a_store_of_nothing(tmp_path):
     with token_store.TokenStore(tmp_path) as store:
         store.append([])
-        assert store.renumbered(np.zeros(0, int), 3, tmp_path)[0].tolist() == []
+        assert store.renumbered(np.zeros(0, int), 3, io.BytesIO())[0].tolist() == []
 
 
 def test_a_split_by_numbers_is_the_split_by_strings():
     data = Dataset(*map(list, zip(*some(), strict=True)), list(range(90)), "x")
     keep, out = training.stratified_split(data.texts, data.labels, 0.2, 3)
     assert sorted([*keep, *out]) == list(range(90))
+
+
+class Talk:
+    """Ranks that are threads of this process."""
+
+    def __init__(self, size):
+        self.size, self.met, self.said = size, threading.Barrier(size), [None] * size
+
+    def rank(self, k):
+        talk = self
+
+        class Rank(Ranks):
+            def __init__(self):
+                super().__init__()
+                self.rank, self.size = k, talk.size
+
+            def gathered(self, words):
+                talk.met.wait()
+                talk.said[k] = json.dumps(words)
+                talk.met.wait()
+                return [json.loads(x) for x in talk.said]
+
+            def gathered_rows(self, parts):
+                return [np.array(x) for x in self.gathered(parts[0].tolist())]
+
+            def wait(self, seconds=0.0):
+                talk.met.wait()
+                return True
+
+        return Rank()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_share_the_reading(place, monkeypatch, size):
+    """Each cuts a part of the rows into tokens; together they have what one process has."""
+    monkeypatch.setattr(stream, "STRETCH", 4)
+    (place / "v.csv").write_text(table(some(30, seed=5)))
+    cut = []
+    monkeypatch.setattr(stream, "tokenize", lambda *a: cut.append(a[0]) or training.tokenize(*a))
+    how = "data.csv", Settings(min_count=2, max_len=4), place, "v.csv"
+    want = stream.prepare(*how)
+    alone, cut[:] = list(cut), []
+    talk = Talk(size)
+    with ThreadPoolExecutor(size) as pool:
+        jobs = [pool.submit(stream.prepare, *how, ranks=talk.rank(k)) for k in range(size)]
+        found = [job.result(60) for job in jobs]
+    assert sorted(cut) == sorted(alone)  # no text twice
+    for prepared in found:
+        same(prepared, want)
+        assert [x.tolist() for x in prepared.fit.ids[3:6]] == [
+            x.tolist() for x in want.fit.ids[3:6]
+        ]
+    assert {p.name for p in place.iterdir()} == {"data.csv", "v.csv"}
 
 
 @pytest.mark.long
