@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
@@ -24,6 +23,7 @@ import tinygrad_mha as tg
 from .checkpoint import USUAL, Every, every
 from .errors import InputError, one_line
 from .launch import launch
+from .options import choose_device, read
 from .signals import Stopped, Stops, heeded, ignore
 
 
@@ -384,6 +384,7 @@ def survival(p: argparse.ArgumentParser) -> None:
 
 def train(options: argparse.Namespace, stops: Stops) -> None:
     """A classifier from nothing but the data."""
+    from .learn import learn
     from .train import Settings
 
     learn(options, stops, Settings, settings_of)
@@ -392,168 +393,23 @@ def train(options: argparse.Namespace, stops: Stops) -> None:
 def finetune(options: argparse.Namespace, stops: Stops) -> None:
     """The same from a pretrained encoder."""
     from .finetune import FinetuneSettings
+    from .learn import given, learn
 
     learn(
         options, stops, FinetuneSettings, lambda o: FinetuneSettings(**given(o, FinetuneSettings))
     )
 
 
-def given(options: argparse.Namespace, kind: Any) -> dict[str, Any]:
-    """The settings of a kind that the user gave, and the device."""
-    from dataclasses import fields
-
-    names = {f.name for f in fields(kind)}
-    found = {k: v for k, v in vars(options).items() if k in names and v is not None}
-    return found | {"device": tg.backend.default_device()}
-
-
-def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any) -> None:
-    """Read, split, fit, measure, save, tell."""
-    from . import train as training
-    from .files import sweep
-    from .launch import checkpoints_for
-    from .ranks import group
-    from .readers import STDIN, Skipped, fatal
-    from .resume import Resumed
-    from .stream import prepare
-    from .trained import check_replaceable
-
-    ranks = group()
-    begun = Resumed(options, kind, settings_of)
-    if ranks.size > 1 and options.data == "-":
-        raise InputError("mpiexec hands standard input to rank 0 alone; give a file", source="-")
-    out = Path(options.out)
-    check_replaceable(out)
-    if out.exists():  # if it does not, what was left may be all there is
-        sweep(Path(os.path.realpath(out)).parent)
-    if begun.finished is not None:
-        tell(options, begun.finished, out)
-        return
-    choose_device(options, ranks.device)
-    settings = begun.settings or settings_of(options)
-    device, workers = tg.backend.default_device(), settings.workers or ranks.cores
-    settings = replace(settings, device=device, workers=workers)  # a run keeps its workers
-    name = STDIN if options.data == "-" else options.data
-    bad = Skipped(name) if options.on_bad_row == "skip" else fatal
-    fit: Any = training.train
-    if options.command is finetune:
-        from .finetune import finetune as fit
-    parts: Any
-    if options.command is train and (options.data == "-" or os.path.isfile(options.data)):
-        columns = options.text_column or "text", options.label_column or "label"
-        where = a_disk_for(out), options.valid
-        parts = prepare(options.data, settings, *where, columns, bad, ranks.first, ranks)
-    else:
-        parts = in_memory(options, bad)
-    if isinstance(bad, Skipped):
-        bad.told()
-    asked = begun.remembered(settings)
-    checkpoints = checkpoints_for(
-        ranks, out, options.checkpoint_every, asked, begun.saved, stops, begun.command
-    )
-    trained = fit(parts, settings, ranks.first, name, checkpoints=checkpoints, ranks=ranks)
-    if not ranks.first:
-        return
-    result = training.evaluate(trained, parts.test)
-    trained.metrics |= {"test": {"data": parts.test.source, **result}}
-    if vars(options).get("merge"):
-        trained = trained.merged()
-    try:
-        trained.save(out)
-    except OSError:
-        if checkpoints.last is not None:
-            told = f"the checkpoint of step {checkpoints.last} is kept; to go on: {begun.command}"
-            print(one_line(told), file=sys.stderr)
-        raise
-    tell(options, trained, out)
-
-
-def in_memory(options: argparse.Namespace, bad: Any) -> Any:
-    """All texts, split into those that train, stop early and measure."""
-    from . import train as training
-
-    data = read(options.data, options, bad)
-    test = read(options.valid, options, bad) if options.valid else None
-    training.LabelSet.from_labels(data.labels, options.data)  # one class only is told first
-    parts = training.split(data, test)
-    training.LabelSet.from_labels(parts.fit.labels, options.data).encode(parts.test)
-    if test is not None:
-        known = set(data.texts)
-        both = sum(text in known for text in test.texts)
-        if both:
-            note = f"{both} of the {len(test)} texts to measure on are in {options.data} too"
-            print(f"{one_line(options.valid)}: {note}: it will look too good", file=sys.stderr)
-    return parts
-
-
-def a_disk_for(out: Path) -> Path:
-    """A folder on the disk that the model goes to: what is temporary may be as large as the data.
-
-    (The system's folder for temporary files may be in memory.)
-    """
-    parent = Path(os.path.realpath(out)).parent
-    while not parent.exists():
-        parent = parent.parent
-    return parent
-
-
-def tell(options: argparse.Namespace, trained: Any, out: Path) -> None:
-    """What was measured, and where the model is."""
-    import numpy as np
-
-    from .metrics import class_table, confusion_table
-
-    result = trained.metrics["test"]
-    labels, confusion = trained.labels, np.array(result["confusion"])
-    print(class_table(labels, result))
-    print()
-    print(confusion_table(labels, confusion))
-    print()
-    print(f"accuracy {result['accuracy']:.4f}   macro F1 {result['macro_f1']:.4f}   ", end="")
-    print(f"(always the most frequent class: {result['majority']:.4f})")
-    epochs, seconds = trained.metrics["epochs"], trained.metrics["seconds"]
-    if options.command is finetune:
-        counts = trained.metrics["trained_parameters"], trained.metrics["parameters"]
-        print(f"{counts[0]:,} of {counts[1]:,} weights trained", end="")
-        peak = trained.metrics["peak_mb"]
-        print("" if peak is None else f"; {peak:,.0f} MB of memory at most")
-    print(f"{epochs} epochs in {seconds:.0f} s; the model is in {out}")
-    if options.json:
-        summary = {k: result[k] for k in ("accuracy", "macro_f1", "loss")}
-        summary |= {"epochs": epochs, "seconds": round(seconds, 3), "model": str(out)}
-        print(json.dumps(summary))
-
-
 def settings_of(options: argparse.Namespace) -> Any:
     """The settings that the user gave, over those that suit the data."""
     from .datasets import BUILTIN, default_level
+    from .learn import given
     from .train import Settings
 
     found = given(options, Settings)
     if options.data in BUILTIN and not os.path.exists(options.data):
         found.setdefault("level", default_level(options.data))
     return Settings.for_level(found.pop("level", "word"), **found)
-
-
-def choose_device(options: argparse.Namespace, own: Any = str) -> None:
-    """Everything is made on the device of --device, else of $TINYGRAD_MHA_DEVICE.
-
-    ``own`` gives the name of our own device, where several share the work.
-    """
-    given = options.device is not None
-    try:
-        name = tg.backend.check_device(options.device) if given else tg.backend.default_device()
-        tg.set_default_device(own(name))
-    except tg.DeviceError as e:
-        raise InputError(str(e), source="--device" if given else "$TINYGRAD_MHA_DEVICE") from None
-
-
-def read(source: str, options: argparse.Namespace, bad: Any = None) -> Any:
-    """A labelled data set from the command line's arguments."""
-    from .readers import fatal, read_dataset
-
-    columns = options.text_column or "text", options.label_column or "label"
-    return read_dataset(source, *columns, bad=bad or fatal)
 
 
 # ------------------------------------------------------------------------ evaluate and predict

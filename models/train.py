@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -42,11 +45,24 @@ from .text import (
 from .trained import LIMIT, TrainedClassifier, build_model
 from .usage import peak_mb
 
+WILD = 10  # times the loss of a guess: so bad is nothing that learns
 READ_EVERY = 50  # steps on a GPU: so often somebody waits for it, to look at the loss
 
 
 class TrainingError(RuntimeError):
     """The training itself failed, though its input was fine."""
+
+
+class BlownUp(TrainingError):
+    """Numbers have become too large, or no numbers.
+
+    Attributes
+    ----------
+    certificate : str
+        What detect_anomaly says of the first that was no number, in full; "" if it found none.
+    """
+
+    certificate = ""
 
 
 @dataclass(frozen=True)
@@ -366,6 +382,9 @@ class Run:
         self.history: list[dict[str, float]] = []  # of the epochs that are done
         self.best, self.best_loss, self.waited = self.weights(), float("inf"), 0
         self.checkpoints: Checkpoints | None = None
+        self.unread: list[tuple[Any, ...]] = []  # batches whose losses nobody has looked at
+        self.guess = math.log(max(2, len(trained.labels)))  # the loss of equal probabilities
+        self.stopped = ""  # what there is to say of the end, if it was no good one
         self.began, self.seconds_before = time.perf_counter(), 0.0
         if settings.memory:
             recompute.fit(self.model, self.largest_loss, settings.memory << 20)
@@ -402,7 +421,13 @@ class Run:
             ) as workers,
         ):
             while not self.over():
-                said = self.epoch(len(self.history), workers, progress)
+                try:
+                    said = self.epoch(len(self.history), workers, progress)
+                except BlownUp as e:
+                    if not np.isfinite(self.best_loss):
+                        raise
+                    self.stopped = f"{e}; the weights are those of the best epoch before it"
+                    break
                 loss = said["train_loss"]
                 if len(stop_ids):
                     loss, accuracy = measure(
@@ -417,6 +442,7 @@ class Run:
                     self.waited += 1
                 self.history.append(said)
                 self.position, self.seen = 0, Seen()
+                self.check_progress(said["train_loss"], loss)
             if self.checkpoints is not None and self.checkpoints.stops.asked is not None:
                 self.checkpoints.leave(self)
             peak = peak_mb(s.device)
@@ -424,7 +450,14 @@ class Run:
             p.data = a
         if not np.isfinite(self.best_loss):
             raise TrainingError(f"the validation loss is {self.best_loss}; try a smaller --lr")
-        measured = {"valid_loss": self.best_loss} if len(stop_ids) else {}
+        if self.stopped and not progress:
+            warnings.warn(self.stopped, RuntimeWarning, stacklevel=3)
+        if self.best_loss >= self.guess and not self.stopped:
+            self.stopped = f"it guesses: its loss is {self.best_loss:.3g}, {self.advice()}"
+        if self.stopped and progress:
+            print(one_line(self.stopped), file=sys.stderr)
+        measured: dict[str, Any] = {"valid_loss": self.best_loss} if len(stop_ids) else {}
+        measured |= {"notice": self.stopped} if self.stopped else {}
         told = {"epochs": len(self.history), **measured, "history": self.history}
         return {**told, "peak_mb": peak}
 
@@ -435,6 +468,14 @@ class Run:
             return False
         tired = bool(s.early_stopping) and self.waited >= s.early_stopping
         return tired or len(self.history) >= s.epochs or self.step >= self.last_step
+
+    def check_progress(self, fit_loss: float, stop_loss: float) -> None:
+        """End a run that has gone wild without any number that is not finite."""
+        if min(fit_loss, stop_loss, self.best_loss) > WILD * self.guess:
+            raise BlownUp(f"the loss is {fit_loss:.3g} after an epoch, {self.advice()}")
+
+    def advice(self) -> str:
+        return f"a guess has {self.guess:.3g}; try a smaller --lr than {self.settings.lr:g}"
 
     # ---- on disk
 
@@ -565,12 +606,34 @@ class Run:
         It has changed no weight, and neither have the steps after it if they made none either.
         """
         bad = seen.read()
+        batches, self.unread = self.unread, []
         if bad is not None:
             what, number, ago = bad
-            raise TrainingError(
-                f"the {what} became {number} at step {self.step - ago} of epoch {epoch + 1}; "
-                f"try a smaller --lr than {self.settings.lr:g}"
-            )
+            place = f"the {what} became {number} at step {self.step - ago} of epoch {epoch + 1}"
+            found = self.birth(*batches[-1 - ago]) if ago < len(batches) else ""
+            advice = f"try a smaller --lr than {self.settings.lr:g}"
+            error = BlownUp("; ".join(filter(None, (place, in_short(found), advice))))
+            error.certificate = found
+            raise error
+
+    def birth(self, step: int, *batch: Any) -> str:
+        """Where the first bad number of a batch came from: what detect_anomaly says.
+
+        The step has changed no weight, so the same batch gives the same numbers again. (On a GPU
+        others may have followed; then there may be nothing to find.)
+        """
+        ids, lengths, targets, scale = batch
+        try:
+            with tg.detect_anomaly(), np.errstate(all="ignore"):
+                loss, _ = self.loss_of(
+                    slice(0, len(targets)), ids, lengths, targets, scale, step, 0
+                )
+                tg.grad(loss, self.parameters, allow_unused=True)
+        except tg.AnomalyError as e:
+            return str(e)
+        except MemoryError:
+            pass
+        return ""
 
     def train_step(
         self,
@@ -597,6 +660,7 @@ class Run:
         else:
             scale = shares(weights, targets, self.weight)
 
+        self.unread.append((step, ids, lengths, targets, scale))
         said = self.gradients(workers, ids, lengths, targets, scale)
         with np.errstate(over="ignore", invalid="ignore"):
             norm = optim.clip_grad_norm(self.parameters, s.clip)
@@ -644,6 +708,13 @@ class Run:
         [goal] = placed(logits.data, targets[part])
         right = (logits.data.argmax(axis=1) == goal).sum()
         return loss, ((loss.item(), int(right)) if s.device == "cpu" else (loss.data, right))
+
+
+def in_short(certificate: str) -> str:
+    """The call that is to blame, and the range of its first operand."""
+    lines = [line.strip() for line in certificate.splitlines()]
+    blamed = [line for line in lines if not re.search(r", line \d+", line)]
+    return ": ".join(blamed[1 if len(blamed) > 2 else 0 :][:2])
 
 
 def class_weights(targets: np.ndarray, classes: int, how: str) -> np.ndarray | None:

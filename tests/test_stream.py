@@ -161,7 +161,6 @@ def test_a_packed_file_that_is_damaged(place, here):
 
 def test_nothing_comes_through_the_pipe(place, here, monkeypatch):
     assert "standard input: the file is empty; " in here("train", "-", "--out", "m")[2]
-    monkeypatch.setattr(cli, "heeded", cli.heeded)
     status, _, err = here("train", "-", "--out", "m", stdin=b"text,label\n")
     assert (status, "standard input" in err) == (2, True)
 
