@@ -143,6 +143,8 @@ class Checkpoints:
                 f"belongs to another run, or is damaged ({one_line(str(e))})"
             ) from None
         self.last = run.step
+        told = f"{one_line(str(self.saved.path))}: goes on after step {run.step}"
+        print(told, file=sys.stderr, flush=True)
 
     def after_step(self, run: Resumable) -> None:
         """Write if it is time to; if somebody asked to stop, write and raise Stopped."""

@@ -145,7 +145,7 @@ DEFAULTS = {"text_column": "text", "label_column": "label"}
 
 def _differs(name: str, value: Any, known: Any, saved: Saved) -> InputError:
     option = "--" + OTHER_NAMES.get(name, name).replace("_", "-")
-    was = "without it" if known is None else f"with {quoted(known)}"
+    was = "without it" if known is None or (name in OPEN and not known) else f"with {quoted(known)}"
     return InputError(
         f"{option} is {quoted(value)}, but this run began {was}; leave it out, or start again "
         "without --resume",

@@ -160,11 +160,7 @@ class TrainedClassifier:
                 "no such model folder; train one: tinygrad-mha train", source=str(place)
             )
         if (place / checkpoint.NAME).exists() and not (place / "config.json").exists():
-            raise InputError(
-                "the training of this model was interrupted; to go on: "
-                f"tinygrad-mha train --resume {shlex.quote(str(place))} (or finetune --resume)",
-                source=str(place),
-            )
+            raise unfinished(place)
         config = read_json(place / "config.json", TRAINED)
         if isinstance(config, dict) and config.get("format") == FINE_TUNED:
             from .fine_tuned import load
@@ -192,6 +188,19 @@ class TrainedClassifier:
             model.to(device)
         model.eval()
         return cls(model, vocabulary, labels, config, metrics)
+
+
+def unfinished(folder: Path) -> InputError:
+    """What is said of a folder that waits for its model."""
+    command = "train"
+    saved = checkpoint.read(folder)
+    if saved is not None and saved.words["options"].get("command") == "finetune":
+        command = "finetune"
+    return InputError(
+        "the training of this model was interrupted; to go on: "
+        f"tinygrad-mha {command} --resume {shlex.quote(str(folder))}",
+        source=str(folder),
+    )
 
 
 def build_model(config: dict, vocab_size: int, classes: int, source: str = "") -> TextClassifier:

@@ -105,7 +105,8 @@ def test_it_ends_with_the_same_bits(place, here, more):
             status, _, err = here("train", "--resume", "torn")
             assert (status, f"interrupted after step {stop}; " in err) == (143, True), err
             assert set(os.listdir("torn")) == {checkpoint.NAME}
-        again, out2, _ = here("train", "--resume", "torn", "--json")
+        again, out2, err = here("train", "--resume", "torn", "--json")
+        assert f"checkpoint.safetensors: goes on after step {stops[-1]}\n" in err
     assert again == 0
     assert weights("torn") == weights("calm")
     assert what_happened("torn") == what_happened("calm")
@@ -132,6 +133,8 @@ def test_a_fine_tuning_ends_with_the_same_bits(place, here, monkeypatch, tune):
         status, _, err = here("finetune", "data.csv", "--out", "torn", *options)
         assert status == 143
         assert "to go on: tinygrad-mha finetune --resume torn" in err
+        status, _, err = here("predict", "torn")
+        assert "; to go on: tinygrad-mha finetune --resume torn\n" in err
         assert here("finetune", "--resume", "torn")[0] == 143
     status, _, err = here("train", "--resume", "torn")
     assert status == 2
@@ -359,6 +362,7 @@ def test_what_cannot_go_on(torn, here, monkeypatch):
     Path("empty").mkdir()
     refused(here, "--resume", "empty", says=["no checkpoint", "give DATA"])
     refused(here, "--resume", torn, "--lr", 0.5, says=["--lr is '0.5'", "began with '0.003'"])
+    refused(here, "--resume", torn, "--weight-decay", 1, says=["began without it"])
     refused(here, "--resume", torn, "--layers", 2, says=["--layers is '2'"])
     refused(here, "--resume", torn, "--heads", 4, says=["--heads is '4'", "began with '2'"])
     refused(here, "--resume", torn, "--no-bidirectional", says=["--bidirectional is 'False'"])
