@@ -385,7 +385,7 @@ def survival(p: argparse.ArgumentParser) -> None:
 def train(options: argparse.Namespace, stops: Stops) -> None:
     """A classifier from nothing but the data."""
     from .learn import learn
-    from .train import Settings
+    from .settings import Settings
 
     learn(options, stops, Settings, settings_of)
 
@@ -404,7 +404,7 @@ def settings_of(options: argparse.Namespace) -> Any:
     """The settings that the user gave, over those that suit the data."""
     from .datasets import BUILTIN, default_level
     from .learn import given
-    from .train import Settings
+    from .settings import Settings
 
     found = given(options, Settings)
     if options.data in BUILTIN and not os.path.exists(options.data):

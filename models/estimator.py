@@ -36,14 +36,12 @@ from .estimator_input import (
 from .parallel import Workers, shards_for
 from .prepared import check_labels
 from .readers import check_label
+from .run import Run, TrainingError, a_smaller_batch_for_a_full_gpu
+from .settings import Settings
 from .text import LEVELS, BucketedBatches, LabelSet, stratified_split, tokenize
 from .text_classifier import TextClassifier
 from .train import (
-    Run,
-    Settings,
     Split,
-    TrainingError,
-    a_smaller_batch_for_a_full_gpu,
     subset,
     train,
     with_initial_weights,

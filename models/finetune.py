@@ -33,8 +33,10 @@ from .fine_tuned import FineTunedClassifier, arguments, digest
 from .parallel import Workers, cores
 from .prepared import check_labels
 from .ranks import Ranks
+from .run import Run, class_weights
+from .settings import OPTIMIZERS
 from .text import BucketedBatches, LabelSet, contents
-from .train import OPTIMIZERS, Run, Split, announce, class_weights
+from .train import Split, announce
 from .trained import TrainedClassifier
 from .wordpiece import WordPiece
 

@@ -29,9 +29,10 @@ from .files import beside
 from .prepared import Encoded, Prepared, check_labels, check_vocabulary
 from .ranks import Ranks
 from .readers import STDIN, Bad, Row, fatal, nothing_in, rows
+from .settings import Settings
 from .text import LabelSet, Vocabulary, first_rows, split_numbers, tokenize
 from .token_store import Rows, Together, TokenStore, mapped
-from .train import Settings, too_few
+from .train import too_few
 
 STRETCH = 256  # rows that one rank cuts into tokens before the next has its turn
 MOST_TOKENS = 1 << 21  # different ones in memory; above, those seen only once are forgotten

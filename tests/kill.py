@@ -200,6 +200,9 @@ def at_every_operation(place, stride=1):
     return total, found
 
 
+KINDS = {"checkpoint": "a checkpoint", "model": "a model", "nothing": "nothing yet"}
+
+
 def main():
     p = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__.split(":")[0])
     p.add_argument("--moments", type=int, default=50)
@@ -208,7 +211,7 @@ def main():
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         total, found = at_every_operation(place)
-        told = ", ".join(f"{v} left a {k}" for k, v in sorted(found.items()))
+        told = ", ".join(f"{v} left {KINDS[k]}" for k, v in sorted(found.items()))
         print(f"killed at each of {total} operations on the disk: {told}; same weights each time")
     with tempfile.TemporaryDirectory() as place:
         found = at_random_moments(place, o.moments, o.seed)

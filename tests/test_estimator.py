@@ -21,6 +21,7 @@ import pytest
 import tinygrad_mha as tg
 import tinygrad_mha.models
 from tinygrad_mha.models import InputError
+from tinygrad_mha.models import run as run_module
 from tinygrad_mha.models import train as training
 from tinygrad_mha.models.dataset import Dataset
 from tinygrad_mha.models.parallel import Workers
@@ -111,13 +112,13 @@ def test_what_is_measured_while_training_has_weights_too():
 
     targets = np.array([0, 0, 1])
     cost = np.log1p(np.exp([-2.0, 1.0, 3.0]))
-    loss, accuracy = training.measure(Fixed(), [], targets, None)
+    loss, accuracy = run_module.measure(Fixed(), [], targets, None)
     assert (loss, accuracy) == (pytest.approx(cost.mean()), pytest.approx(1 / 3))
     w = np.array([2.0, 1.0, 5.0])
-    loss, accuracy = training.measure(Fixed(), [], targets, None, None, w)
+    loss, accuracy = run_module.measure(Fixed(), [], targets, None, None, w)
     assert (loss, accuracy) == (pytest.approx((cost * w).sum() / 8), pytest.approx(2 / 8))
     classes = np.array([1.0, 10.0], np.float32)
-    loss, _ = training.measure(Fixed(), [], targets, classes, None, w)
+    loss, _ = run_module.measure(Fixed(), [], targets, classes, None, w)
     w = w * [1, 1, 10]
     assert loss == pytest.approx((cost * w).sum() / w.sum())
 

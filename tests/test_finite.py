@@ -12,7 +12,8 @@ import tinygrad_mha as tg
 from tests import kill
 from tinygrad_mha.models import cli, finetune
 from tinygrad_mha.models import train as training
-from tinygrad_mha.models.train import BlownUp, Run, Settings, split
+from tinygrad_mha.models.run import BlownUp, Run
+from tinygrad_mha.models.train import Settings, split
 
 QUICK = [*kill.SMALL, "--epochs", "3"]
 
@@ -70,7 +71,7 @@ def test_what_was_good_before_is_kept(monkeypatch):
 
     monkeypatch.setattr(Run, "loss_of", loss_of)
     # the schedule knows how many epochs there will be: give both the same
-    monkeypatch.setattr(training.optim, "WarmupCosine", Constant)
+    monkeypatch.setattr(tg.optim, "WarmupCosine", Constant)
     with pytest.warns(RuntimeWarning, match=r"norm of the gradients became .* of epoch 3; .* best"):
         stopped = training.train(parts, Settings(**TINY, epochs=9, early_stopping=0))
     assert stopped.metrics["epochs"] == 2

@@ -17,6 +17,7 @@ from test_finetune import Letters, pretrained_folder
 
 from tests import kill
 from tinygrad_mha.models import checkpoint, cli, fine_tuned, finetune, signals
+from tinygrad_mha.models import run as run_module
 from tinygrad_mha.models import train as training
 
 QUICK = [*kill.SMALL, "--epochs", "3"]
@@ -148,7 +149,7 @@ def test_a_fine_tuning_ends_with_the_same_bits(place, here, monkeypatch, tune):
 def test_told_to_stop_while_it_measures(place, here, monkeypatch):
     """The signal comes when nobody looks until the run is over."""
     assert here("train", "data.csv", "--out", "calm", *QUICK)[0] == 0
-    measure, epochs = training.measure, []
+    measure, epochs = run_module.measure, []
 
     def told(*a):
         epochs.append(0)
@@ -156,10 +157,10 @@ def test_told_to_stop_while_it_measures(place, here, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return measure(*a)
 
-    monkeypatch.setattr(training, "measure", told)
+    monkeypatch.setattr(run_module, "measure", told)
     status, _, err = here("train", "data.csv", "--out", "torn", *QUICK)
     assert status == 130, err
-    monkeypatch.setattr(training, "measure", measure)
+    monkeypatch.setattr(run_module, "measure", measure)
     assert here("train", "--resume", "torn")[0] == 0
     assert weights("torn") == weights("calm")
 

@@ -7,6 +7,7 @@ import pytest
 
 import tinygrad_mha as tg
 from tinygrad_mha.models import InputError, prepared
+from tinygrad_mha.models import run as run_module
 from tinygrad_mha.models import train as training
 from tinygrad_mha.models.dataset import Dataset
 from tinygrad_mha.models.parallel import Workers
@@ -74,7 +75,7 @@ def test_the_best_weights_are_kept_not_the_last(monkeypatch):
         states.append(trained.model.state_dict())
         return next(losses), 0.5
 
-    monkeypatch.setattr(training, "measure", measure)
+    monkeypatch.setattr(run_module, "measure", measure)
     trained = training.train(split(sentences()), Settings(**TINY, epochs=9, early_stopping=3))
     assert trained.metrics["epochs"] == len(states) == 5  # three without progress
     assert trained.metrics["valid_loss"] == 1.0
@@ -219,7 +220,7 @@ def test_so_many_classes_mean_that_the_column_is_the_wrong_one(monkeypatch):
 
 
 def test_a_validation_loss_that_never_is_a_number(monkeypatch):
-    monkeypatch.setattr(training, "measure", lambda *_: (float("nan"), 0.5))
+    monkeypatch.setattr(run_module, "measure", lambda *_: (float("nan"), 0.5))
     with pytest.raises(training.TrainingError, match=r"validation loss .* smaller --lr"):
         training.train(split(sentences()), Settings(**TINY, epochs=2))
 

@@ -14,8 +14,9 @@ import pytest
 
 import tinygrad_mha as tg
 from tinygrad_mha.models.parallel import Workers
+from tinygrad_mha.models.run import READ_EVERY, Run
+from tinygrad_mha.models.settings import Settings
 from tinygrad_mha.models.text import BucketedBatches, Vocabulary
-from tinygrad_mha.models.train import READ_EVERY, Run, Settings
 from tinygrad_mha.models.trained import TrainedClassifier, build_model
 
 emu = pytest.importorskip("emu_counters", reason="nobody counts launches here")
