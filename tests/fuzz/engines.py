@@ -17,6 +17,7 @@ from .mutations import LARGEST, mutated
 from .verdict import SECONDS, Failure, Target, judge, limited
 
 POOL = 300  # inputs that are broken further: what a reader has accepted
+ABOVE = Path(__file__).parents[__package__.count(".") + 1]  # from where the package has its name
 ROOM = LARGEST + 64
 HEAD = struct.Struct("<QQQ")  # inputs tried, results, bytes of the latest input
 
@@ -116,7 +117,7 @@ def in_a_child(engine: str, name: str, count: int, seed: int) -> Report:
         start = time.perf_counter()
         with open(f"{folder}/err", "wb") as err:
             quiet = {**os.environ, "RUST_BACKTRACE": "0"}
-            child = subprocess.Popen(command, stdout=err, stderr=err, env=quiet)
+            child = subprocess.Popen(command, stdout=err, stderr=err, env=quiet, cwd=ABOVE)
             how = watched(child, notes)
         inputs, results, data = notes.read()
         seconds = time.perf_counter() - start

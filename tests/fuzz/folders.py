@@ -1,5 +1,6 @@
 """Small model folders of every kind, good ones."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tinygrad_mha.models.trained import TrainedClassifier, build_model
 from tinygrad_mha.models.transformer import TransformerEncoder
 from tinygrad_mha.models.wordpiece import WordPiece
 
+TOKENIZERS = importlib.util.find_spec("tokenizers") is not None  # extra: hub
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "##s", "word", "a", "_", "b", "é"]
 SIZES = {"d_model": 8, "h": 2, "num_layers": 1, "d_ff": 12, "max_positions": 16}
 
@@ -37,24 +39,26 @@ def pretrained(folder: Path) -> Path:
     TransformerEncoder(len(PIECES), **SIZES).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
-    tokenizer = WordPiece.from_folder(folder)
-    (folder / "tokenizer.json").write_text(tokenizer.json, encoding="utf-8")
+    if TOKENIZERS:
+        tokenizer = WordPiece.from_folder(folder)
+        (folder / "tokenizer.json").write_text(tokenizer.json, encoding="utf-8")
     return folder
 
 
 def fine_tuned(folder: Path) -> Path:
     """As ``finetune`` writes it: the whole encoder."""
-    return (
-        classifier(pretrained(folder.with_name(f"{folder.name}-base")), False).save(folder)
-        or folder
-    )
+    classifier(base_of(folder), adapter=False).save(folder)
+    return folder
 
 
 def adapted(folder: Path) -> Path:
     """As ``finetune --tune lora`` writes it: an adapter, and where its base is."""
-    return (
-        classifier(pretrained(folder.with_name(f"{folder.name}-base")), True).save(folder) or folder
-    )
+    classifier(base_of(folder), adapter=True).save(folder)
+    return folder
+
+
+def base_of(folder: Path) -> Path:
+    return pretrained(folder.with_name(f"{folder.name}-base"))
 
 
 def classifier(base: Path, adapter: bool) -> tuned.FineTunedClassifier:

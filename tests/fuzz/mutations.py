@@ -23,8 +23,9 @@ RAW = [
 PIECES = [
     b"\0", b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\r",
     b"\n", b"\r\n", b'"', b'""', b",", b"\t", b";", b"\\", b"__label__", b"\xe2\x80\xa8",
-    b"\xe2\x80\xae", b"\x1b[2J", b"{", b"}", b"[", b"]", b":", b"<script>", b"</script>", b"<!--", b"]]>", b"&#0;",
-    b"\xcc\x81" * 200, b"[CLS]", b"##", b"=1+1", b"\xf0\x9f\x91\xa9\xe2\x80\x8d", b"a" * 300,
+    b"\xe2\x80\xae", b"\x1b[2J", b"{", b"}", b"[", b"]", b":", b"<script>", b"</script>",
+    b"<!--", b"]]>", b"&#0;", b"\xcc\x81" * 200, b"[CLS]", b"##", b"=1+1", b"`", b"a" * 300,
+    b"\xf0\x9f\x91\xa9\xe2\x80\x8d",
 ]  # fmt: skip
 NUMBERS = [0, 1, 2, 3, 4, 7, 8, 16, 255, *(2**k for k in (16, 31, 32, 40, 62, 63)), 2**64 - 1]
 DTYPES = ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "U8", "BOOL", "C64", "X"]
@@ -190,4 +191,5 @@ KINDS = {
     "jsonl": json_lines,
     "safetensors": safetensors_file,
     "lines": lines,
+    "txt": lines,
 }

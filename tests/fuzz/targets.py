@@ -92,27 +92,30 @@ def texts() -> list[Target]:
 
 def model_folders(place: Path) -> list[Target]:
     found = []
-    for kind, make, load_and_use in (
-        ("trained", folders.trained, predict),
-        ("tuned", folders.fine_tuned, predict),
-        ("lora", folders.adapted, predict),
-        ("pretrained", folders.pretrained, encode),
-    ):
+    kinds = {
+        "trained": (folders.trained, predict),
+        "tuned": (folders.fine_tuned, predict),
+        "lora": (folders.adapted, predict),
+        "pretrained": (folders.pretrained, encode),
+    }
+    if not folders.TOKENIZERS:  # no text can be cut, but the weights are read
+        kinds = {
+            "trained": (folders.trained, predict),
+            "pretrained": (folders.pretrained, TransformerEncoder.from_pretrained),
+        }
+    for kind, (make, use) in kinds.items():
         folder = make(place / kind)
-        for path in sorted(folder.iterdir()):
-            if kind == "lora" and path.name not in ("config.json", "adapter.safetensors"):
+        for name in sorted(path.name for path in folder.iterdir()):
+            if kind == "lora" and name not in ("config.json", "adapter.safetensors"):
                 continue  # as in the folder before
-            form = path.suffix[1:] if path.suffix in (".json", ".safetensors") else "lines"
-            one = folders.copy(folder, place / f"{kind}-{path.name}")
-            if path.name in ("vocab.txt", "tokenizer_config.json"):
+            if name in CUTTING and not folders.TOKENIZERS:
+                continue
+            one = folders.copy(folder, place / f"{kind}-{name}")
+            if name in CUTTING:
                 (one / "tokenizer.json").unlink()  # an older folder has none
-            use = {
-                "tokenizer_config.json": cut,
-                "vocab.txt": cut,
-                "metrics.json": TrainedClassifier.load,
-            }.get(path.name, load_and_use)
-            run = file_of(one / path.name, one, use)
-            found.append(Target(f"{kind}/{path.name}", form, run, [path.read_bytes()]))
+            form = Path(name).suffix[1:]
+            run = file_of(one / name, one, READS.get(name, use))
+            found.append(Target(f"{kind}/{name}", form, run, [(folder / name).read_bytes()]))
     return found
 
 
@@ -149,6 +152,10 @@ def cut(folder: Path, rows: int = 20, most: int = 16) -> np.ndarray:
     assert ids.max(initial=0) < rows
     return ids
 
+
+CUTTING = ("vocab.txt", "tokenizer_config.json")  # what is read if there is no tokenizer.json
+# what is enough to read a file, where it is not the whole model
+READS = {**dict.fromkeys(CUTTING, cut), "metrics.json": TrainedClassifier.load}
 
 # --------------------------------------------------------------------------------- PyTorch's names
 

@@ -118,13 +118,26 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+# As JSON writes them: a pair of surrogates, which is one character; then what is not seen or turns
+# the text beside it around: control characters, marks of direction, half a pair.
+UNSEEN = re.compile(
+    r"\\(?:(ud[89ab]..\\ud[c-f]..)"
+    r"|(u(?:00[01].|007f|00[89].|061c|200[ef]|202[89a-e]|206[6-9]|d[89a-f]..))|.)"
+)
+
+
 def embedded(said: Any) -> str:
     """JSON that can stand between <script> and </script>: no character of HTML is left in it.
 
+    What is not seen is shown by its escape.
+
     >>> embedded("</script>")
     '"\\\\u003c/script\\\\u003e"'
+    >>> print(json.loads(embedded("a\\u202eb")))
+    a\\u202eb
     """
     text = json.dumps(said, separators=(",", ":"))
+    text = UNSEEN.sub(lambda m: rf"\\{m[2]}" if m[2] else m[0], text)
     return "".join(f"\\u{ord(c):04x}" if c in "<>&" else c for c in text)
 
 
