@@ -18,14 +18,14 @@ from tinygrad_mha.models.wordpiece import WordPiece
 
 TOKENIZERS = importlib.util.find_spec("tokenizers") is not None  # extra: hub
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "##s", "word", "a", "_", "b", "é"]
-SIZES = {"d_model": 8, "h": 2, "num_layers": 1, "d_ff": 12, "max_positions": 16}
+SIZES = {"d_model": 4, "h": 2, "num_layers": 1, "d_ff": 12, "max_positions": 16}
 
 
 def trained(folder: Path) -> Path:
     """As ``train`` writes it."""
     tg.manual_seed(0)
-    config = {"d_model": 8, "h": 2, "num_layers": 2, "bidirectional": True, "dropout": 0.1}
-    config |= {"pooling": "mean", "level": "word", "max_len": 20, "training": {"lr": 0.001}}
+    config = {"d_model": 4, "h": 2, "num_layers": 1, "bidirectional": True, "dropout": 0.1}
+    config |= {"pooling": "mean", "level": "word", "max_len": 9, "training": {"lr": 0.001}}
     vocabulary = Vocabulary(["hello", "world", "word", "é"])
     model = build_model(config, len(vocabulary), 2)
     metrics = {"accuracy": 0.5, "history": [{"loss": 1.0}]}

@@ -100,12 +100,14 @@ def json_file(data: bytes, rng: random.Random) -> bytes | None:
 
 
 def inside(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (list or dict, key) of a value."""
-    if not isinstance(value, dict | list):
-        return
-    for key in value if isinstance(value, dict) else range(len(value)):
-        yield value, key
-        yield from inside(value[key])
+    """Every (list or dict, key) of a value; it does not recurse."""
+    left = [value]
+    while left:
+        box = left.pop()
+        if isinstance(box, dict | list):
+            keys = [*box] if isinstance(box, dict) else range(len(box))
+            yield from ((box, key) for key in keys)
+            left += (box[key] for key in keys)
 
 
 def json_lines(data: bytes, rng: random.Random) -> bytes | None:

@@ -130,8 +130,8 @@ def file_of(path: Path, folder: Path, use: Callable[[Path], object]) -> Callable
 
 def predict(folder: Path) -> None:
     trained = TrainedClassifier.load(folder)
-    p = trained.predict_proba([TEXT, ""])
-    assert p.shape == (2, len(trained.labels))
+    p = trained.predict_proba([TEXT])
+    assert p.shape == (1, len(trained.labels))
     assert np.isfinite(p).all()
 
 
