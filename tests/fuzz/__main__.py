@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import signal
 import sys
 import tempfile
 
@@ -12,6 +13,7 @@ ENGINES = {"mutate": "mutate_child", "atheris": "atheris_child"}
 
 
 def main(arguments: list[str] | None = None) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no child outlives this
     options = read(arguments)
     with all_targets() as found:
         names = [*found]

@@ -32,8 +32,7 @@ def main(name: str, count: str, seed: str, folder: str) -> None:
             inputs += 1
             notes.write(inputs, results, data)
             try:
-                with limited():
-                    results += judge(target, data) == "result"
+                results += judge(target, data) == "result"
             except Failure as e:
                 print(e, flush=True)
                 os._exit(1)
@@ -48,7 +47,8 @@ def main(name: str, count: str, seed: str, folder: str) -> None:
         options = [f"-runs={most}", f"-seed={int(seed) + 1}", f"-max_len={LARGEST}"]
         options += ["-rss_limit_mb=4096", "-timeout=60", f"-artifact_prefix={folder}/"]
         atheris.Setup(["fuzz", corpus, *options], one, custom_mutator=other)
-        atheris.Fuzz()
+        with limited():
+            atheris.Fuzz()
 
 
 if __name__ == "__main__":

@@ -65,18 +65,17 @@ def tried(target: Target, count: int, seed: int, notes: "Notes | None" = None) -
     start = time.perf_counter()
     counts = {"result": 0, "refusal": 0}
     stream, outcome = inputs_of(target, random.Random(f"{seed} {target.name}")), None
-    for k in range(count):
-        data = stream.send(outcome)
-        if notes is not None:
-            notes.write(k + 1, counts["result"], data)
-        try:
-            with limited():
+    with limited():
+        for k in range(count):
+            data = stream.send(outcome)
+            if notes is not None:
+                notes.write(k + 1, counts["result"], data)
+            try:
                 outcome = judge(target, data)
-        except Failure as e:
-            return Report(
-                target.name, k + 1, *counts.values(), time.perf_counter() - start, str(e), data
-            )
-        counts[outcome] += 1
+            except Failure as e:
+                seconds = time.perf_counter() - start
+                return Report(target.name, k + 1, *counts.values(), seconds, str(e), data)
+            counts[outcome] += 1
     return Report(target.name, count, *counts.values(), time.perf_counter() - start)
 
 
@@ -118,7 +117,11 @@ def in_a_child(engine: str, name: str, count: int, seed: int) -> Report:
         with open(f"{folder}/err", "wb") as err:
             quiet = {**os.environ, "RUST_BACKTRACE": "0"}
             child = subprocess.Popen(command, stdout=err, stderr=err, env=quiet, cwd=ABOVE)
-            how = watched(child, notes)
+            try:
+                how = watched(child, notes)
+            finally:
+                child.kill()  # also if we are ended ourselves
+                child.wait()
         inputs, results, data = notes.read()
         seconds = time.perf_counter() - start
         told = Path(f"{folder}/err").read_text(errors="replace")
