@@ -43,7 +43,7 @@ NAMES = [
     "csv", "tsv", "jsonl", "fasttext", "unnamed", "tokenise",
     "trained/config.json", "trained/vocab.json", "trained/metrics.json",
     "trained/model.safetensors", "pretrained/config.json", "pretrained/model.safetensors",
-    "torch_weights", "explain page", "explorer page",
+    "checkpoint", "torch_weights", "explain page", "explorer page",
     *(pytest.param(name, marks=needs_hub) for name in HUB),
 ]  # fmt: skip
 LONG = 100_000

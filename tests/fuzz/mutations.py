@@ -131,7 +131,12 @@ def safetensors_file(data: bytes, rng: random.Random) -> bytes | None:
         tensor = header[rng.choice(names)]
         shape, place = tensor["shape"], tensor["data_offsets"]
         how = rng.randrange(10)
-        if how == 0:
+        words = header.get("__metadata__", {})
+        if "state" in words and rng.random() < 0.6:  # a checkpoint has JSON inside JSON
+            words["state"] = (json_file(words["state"].encode(), rng) or b"").decode(
+                "utf-8", "replace"
+            )
+        elif how == 0:
             return struct.pack("<Q", rng.choice(NUMBERS)) + data[8:]
         if how == 1:
             shape[rng.randrange(len(shape))] = rng.choice(NUMBERS)

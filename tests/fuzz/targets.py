@@ -19,7 +19,7 @@ from tinygrad_mha.models.trained import TrainedClassifier
 from tinygrad_mha.models.transformer import TransformerBlock, TransformerEncoder
 from tinygrad_mha.models.wordpiece import WordPiece
 
-from . import folders, pages
+from . import checkpoints, folders, pages
 from .verdict import Target
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a `base` that looks like a name on the hub is not asked for
@@ -30,7 +30,14 @@ def all_targets() -> list[Target]:
     """Made when they are wanted: their folders lie in a temporary one until the process ends."""
     place = Path(tempfile.mkdtemp(prefix="tinygrad_mha-fuzz-", dir=memory()))
     PLACES.append(place)
-    return [*data_files(place), *texts(), *model_folders(place), *torch_states(), *pages.targets()]
+    return [
+        *data_files(place),
+        *texts(),
+        *model_folders(place),
+        checkpoints.target(place),
+        *torch_states(),
+        *pages.targets(),
+    ]
 
 
 PLACES: list[Path] = []  # to be removed
