@@ -12,7 +12,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-MOST_STEPS = 8  # of one type
+from .errors import quoted
+
+MOST_STEPS = 8  # of one type, but for those that make a text longer by a table of their own
+MOST_OF = {"Precompiled": 1, "ByteLevel": 2}
 MOST_GROWTH = 8  # of a text, by all replacements together
 LONGEST_WORD = 1000  # characters: WordPiece takes the square of it; published models have 100
 ONE_WAY = re.compile(r"[*+?{]")  # what a regular expression can try in several ways
@@ -35,9 +38,9 @@ def problem_of(file: Any) -> str | None:
     ]
     counts = Counter(str(part.get("type")) for part in parts)
     counts.pop("None", None)  # parts of a step
-    kind, count = max(counts.items(), key=lambda pair: pair[1], default=("", 0))
-    if count > MOST_STEPS or counts["Precompiled"] > 1 or counts["ByteLevel"] > 2:
-        return f"it has {count} steps of the type {kind}"
+    for kind, count in counts.items():
+        if count > MOST_OF.get(kind, MOST_STEPS):
+            return f"it has {count} steps of the type {quoted(kind)}"
     growth = 1.0
     for part in parts:
         pattern = part.get("Regex")
@@ -76,10 +79,8 @@ def growth_by(step: dict[str, Any]) -> float:
     if not isinstance(content, str):
         return 1.0  # which the library will refuse
     if isinstance(old, str) and old:
-        return max(
-            1.0, len(content.encode("utf-8", "replace")) / len(old.encode("utf-8", "replace"))
-        )
-    return 1.0 + len(content.encode("utf-8", "replace"))  # it may match nothing, everywhere
+        return max(1.0, len(content) / len(old))
+    return 1.0 + len(content)  # it may match nothing, everywhere
 
 
 def template_problem(step: dict[str, Any]) -> str | None:

@@ -292,7 +292,7 @@ TOKENIZERS = {
     "a billion laughs": ({"normalizer": LAUGHS}, "256 times as long"),
     "more steps than anybody needs": (
         {"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 30}},
-        "30 steps of the type ByteLevel",
+        "30 steps of the type 'ByteLevel'",
     ),
     "something everywhere": ({"normalizer": ANYWHERE}, "21 times as long"),
     "a search without end": ({"pre_tokenizer": SEARCH}, "regular expression"),
