@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LONGEST = 2000  # characters of a message: more is no clear line
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
@@ -28,7 +30,10 @@ class InputError(ValueError):
         if source is not None:
             place = source if line is None else f"{source}, line {line}"
             message = f"{place}: {message}"
-        super().__init__(one_line(message))
+        message = one_line(message)
+        if len(message) > LONGEST:  # a name of a file can be longer than a page
+            message = f"{message[: LONGEST // 2 - 1]}…{message[-LONGEST // 2 :]}"
+        super().__init__(message)
 
 
 def one_line(message: str) -> str:
@@ -57,7 +62,10 @@ def quoted(value: object, limit: int = 40) -> str:
     >>> len(quoted("x" * 1000))
     42
     """
-    text = str(value)
+    try:
+        text = str(value)
+    except RecursionError:  # JSON that was nested just not too deeply to be read
+        text = "something deeply nested"
     if len(text) > limit:
         half = (limit - 1) // 2
         text = text[:half] + "…" + text[len(text) - (limit - 1 - half) :]

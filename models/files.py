@@ -26,16 +26,17 @@ class Kind(NamedTuple):
 
 
 TRAINED = Kind("this is no complete model folder", "train again")
+LARGEST_JSON = 1 << 27  # bytes: in memory, JSON may take twenty times as much
 PRETRAINED = Kind("this is no folder of a pretrained model", "fetch it again")
 
 
 def read_json(path: Path, kind: Kind) -> Any:
     """What a JSON file holds."""
     try:
-        return json.loads(read_bytes(path, kind))
+        return json.loads(read_bytes(path, kind, LARGEST_JSON))
     except InputError:
         raise
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, MemoryError):
         raise InputError(
             f"is not valid JSON; the file is damaged: {kind.remedy}", source=str(path)
         ) from None
@@ -51,16 +52,31 @@ def read_object(path: Path, kind: Kind) -> dict[str, Any]:
     return data
 
 
-def read_bytes(path: Path, kind: Kind) -> bytes:
-    """A regular file, whole."""
+def read_bytes(path: Path, kind: Kind, most: float = float("inf")) -> bytes:
+    """A regular file, whole, of at most so many bytes."""
+    size = size_of(path, kind)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            raise InputError(
-                f"is no regular file; {kind.otherwise}: {kind.remedy}", source=str(path)
-            )
+        if size > most:
+            raise MemoryError
         return path.read_bytes()
     except OSError as e:
         raise unreadable_file(path, e, kind) from None
+    except MemoryError:
+        raise InputError(
+            f"has {size:,} bytes, which is too much; {kind.otherwise}: {kind.remedy}",
+            source=str(path),
+        ) from None
+
+
+def size_of(path: Path, kind: Kind) -> int:
+    """The bytes of a regular file; InputError if it is none."""
+    try:
+        found = path.stat()
+    except OSError as e:
+        raise unreadable_file(path, e, kind) from None
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+        raise InputError(f"is no regular file; {kind.otherwise}: {kind.remedy}", source=str(path))
+    return found.st_size
 
 
 def unreadable_file(path: Path, e: OSError, kind: Kind) -> InputError:

@@ -21,7 +21,7 @@ from tinygrad_mha import nn
 from . import lora, pretrained
 from .encoder_classifier import POOLINGS, EncoderClassifier
 from .errors import InputError, quoted
-from .files import TRAINED, read_object
+from .files import PRETRAINED, TRAINED, read_object, size_of
 from .trained import (
     FINE_TUNED,
     VERSION,
@@ -86,6 +86,7 @@ class FineTunedClassifier(TrainedClassifier):
 
 def digest(folder: Path) -> str:
     """What tells one pretrained model's weights from another's."""
+    size_of(folder / pretrained.WEIGHTS, PRETRAINED)  # it is there, and is no pipe
     sha = hashlib.sha256()
     with open(folder / pretrained.WEIGHTS, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -115,6 +116,7 @@ def load(folder: Path, config: dict[str, Any], device: str | None) -> FineTunedC
     metrics = read_object(folder / "metrics.json", TRAINED)
     name = ADAPTER if config["lora"] else "model.safetensors"
     encoder = adapted_base(config, path) if config["lora"] else undrawn(config, folder)
+    tokenizer.check_ids(len(encoder.word_embeddings.weight))
     with nn.undrawn():
         model = EncoderClassifier(encoder, len(labels), config["dropout"], config["pooling"])
     try:
@@ -192,8 +194,10 @@ def check(config: dict[str, Any], source: str) -> None:
     for key in ("dropout", "attention_dropout", "eps"):
         if type(encoder[key]) not in (int, float) or not 0 <= encoder[key] <= 1:
             raise refuse(key, encoder[key])
-    if encoder["activation"] not in ACTIVATIONS:
+    if encoder["activation"] not in [*ACTIVATIONS]:  # a list: it may be something unhashable
         raise refuse("activation", encoder["activation"])
+    if config["max_len"] > encoder["max_positions"]:
+        raise refuse("max_len", config["max_len"])
     if adapter := config["lora"]:
         rank, alpha = adapter.get("rank"), adapter.get("alpha")
         if adapter.keys() != {"rank", "alpha"} or type(rank) is not int or not 0 < rank <= 10**4:

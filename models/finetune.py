@@ -194,6 +194,7 @@ def untrained(labels: LabelSet, settings: FinetuneSettings) -> FineTunedClassifi
     config = {k: training.pop(k) for k in ("base", "tune", "max_len", "pooling", "dropout")}
     config |= {"digest": digest(folder), "encoder": shape, "lora": adapter, "training": training}
     tokenizer: Any = WordPiece.from_folder(folder)
+    tokenizer.check_ids(len(encoder.word_embeddings.weight))
     return FineTunedClassifier(model, tokenizer, labels.names, config)  # type: ignore[arg-type]
 
 

@@ -24,7 +24,7 @@ import tinygrad_mha as tg
 from tinygrad_mha import nn
 
 from .errors import InputError, one_line, quoted
-from .files import PRETRAINED, read_object, unreadable_file, write_whole
+from .files import PRETRAINED, read_object, size_of, unreadable_file, write_whole
 from .transformer import TransformerEncoder
 
 WEIGHTS = "model.safetensors"
@@ -88,8 +88,11 @@ def theirs(name: str) -> str:
 def find(name: str | os.PathLike[str]) -> Path:
     """The folder of a model: a path, a name in ``SHIPPED``, or on the hub, fetched if needed."""
     folder = Path(name)
-    if (folder / "config.json").exists() or (folder.is_dir() and str(name) not in SHIPPED):
-        return folder
+    try:
+        if (folder / "config.json").exists() or (folder.is_dir() and str(name) not in SHIPPED):
+            return folder
+    except OSError as e:  # a name that is too long, a folder that may not be entered
+        raise unreadable_file(folder, e, PRETRAINED) from None
     if str(name) in SHIPPED:
         return shipped(str(name))
     if folder.exists():
@@ -192,13 +195,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def undrawn_encoder(config: dict[str, Any], path: Path) -> TransformerEncoder:
     """One of these sizes; no larger than what the file of weights, which is there, can fill."""
-    weights = path.with_name(WEIGHTS)
-    need = 4 * config["d_model"] * (config["vocab_size"] + config["num_layers"] * config["d_model"])
-    try:
-        size = weights.stat().st_size
-    except OSError as e:
-        raise unreadable_file(weights, e, PRETRAINED) from None
-    if need > 4 * size:  # half precision is half of it
+    size = size_of(path.with_name(WEIGHTS), PRETRAINED)
+    d = config["d_model"]
+    rows = config["vocab_size"] + config["max_positions"] + config["token_types"]
+    layer = 4 * d * d + 2 * d * config["d_ff"]
+    # a layer's sixteen arrays are named in the file, and each name takes a line of the header
+    need = max(4 * (d * rows + config["num_layers"] * layer), 1000 * config["num_layers"])
+    if need > 2 * size:  # half precision is half of it
         raise InputError(
             f"it asks for {need >> 20:,} MB of weights, and {WEIGHTS} has {size >> 20:,}; "
             "one of the two is damaged",
@@ -304,7 +307,8 @@ def some(names: list[str], most: int = 3) -> str:
 def take_over(p: nn.Parameter, a: np.ndarray) -> None:
     """The file's own pages become the parameter's array where dtype and device allow it."""
     if isinstance(p.data, np.ndarray):
-        p.data = a.astype(p.dtype, copy=False)
+        with np.errstate(over="ignore"):  # a float64 that is no float32: the scores will tell
+            p.data = a.astype(p.dtype, copy=False)
     else:
         p.data[...] = tg.backend.place_like(a, p.data)
 

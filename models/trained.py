@@ -173,7 +173,7 @@ class TrainedClassifier:
         weights = _weights(place / "model.safetensors")
         labels = config.pop("labels")
         try:
-            _check_size(weights, config, len(vocabulary))
+            _check_size(weights, config, len(vocabulary), len(labels))
             model = build_model(config, len(vocabulary), len(labels), str(place / "config.json"))
             model.load_state_dict(weights)
         except InputError:
@@ -250,8 +250,9 @@ def _stranger(folder: Path) -> str | None:
     return None
 
 
-def _on_one_line(e: Exception) -> str:
-    return " ".join(str(e.args[0] if e.args else e).split())
+def _on_one_line(e: Exception, most: int = 500) -> str:
+    text = " ".join(str(e.args[0] if e.args else e).split())
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def as_json(data: Any) -> bytes:
@@ -334,9 +335,12 @@ def _weights(path: Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def _check_size(weights: dict[str, np.ndarray], config: dict[str, Any], vocab_size: int) -> None:
+def _check_size(
+    weights: dict[str, np.ndarray], config: dict[str, Any], vocab_size: int, classes: int
+) -> None:
     """Compare sizes before a model is built: a wrong number may ask for terabytes."""
-    wanted = vocab_size, config["d_model"]
+    d = config["d_model"]
+    wanted = vocab_size, d
     given = weights["embedding.weight"].shape
     if given != wanted:
         raise ValueError(f"the embedding is {given}, not {wanted}")
@@ -344,3 +348,9 @@ def _check_size(weights: dict[str, np.ndarray], config: dict[str, Any], vocab_si
     layers //= 1 + config["bidirectional"]
     if layers != config["num_layers"]:
         raise ValueError(f"there are {layers} LSTM layers, not {config['num_layers']}")
+    # four gates by d inputs and as many states as a direction has; four projections; the scores
+    states = d // 2 if config["bidirectional"] else d
+    lstm = 4 * d * (d + states)
+    need, have = d * (classes + 4 * d) + layers * lstm, sum(x.size for x in weights.values())
+    if need > have:
+        raise ValueError(f"there are {have:,} numbers, and it takes more than {need:,}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json as json_module
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import InputError, quoted
-from .files import PRETRAINED, Kind, read_bytes, read_object
+from .files import LARGEST_JSON, PRETRAINED, Kind, read_bytes, read_object
+from .tokenizer_file import problem_of
 
 REMEDY = "pip install 'tinygrad_mha[hub]'"
 
@@ -39,7 +42,7 @@ class WordPiece:
         path = folder / "tokenizer.json"
         if not path.exists() and (folder / "vocab.txt").exists():
             return cls(_from_vocabulary(folder), str(folder / "vocab.txt"))
-        text = read_bytes(path, kind)
+        text = read_bytes(path, kind, LARGEST_JSON)
         return cls(text.decode("utf-8", "replace"), str(path))
 
     def __len__(self) -> int:
@@ -57,10 +60,23 @@ class WordPiece:
         for text in texts:
             # a lone surrogate has no UTF-8, which the library works in
             text = text.encode("utf-8", "replace").decode("utf-8")
-            found = self.tokenizer.encode(text)
+            with damaged(self.source):
+                found = self.tokenizer.encode(text)
             self.cut += bool(found.overflowing)
-            ids.append(np.array(found.ids, np.int32))
+            ids.append(np.array(found.ids[:max_len], np.int32))
         return ids
+
+    def check_ids(self, rows: int) -> None:
+        """Refuse a tokenizer whose ids are more than the rows of the embedding."""
+        with damaged(self.source):
+            beside = self.tokenizer.encode("").ids  # what stands beside every text
+        largest = max([*self.tokenizer.get_vocab().values(), *beside], default=0)
+        if largest >= rows:
+            raise InputError(
+                f"it gives the id {largest}, and the model has {rows}; they belong to "
+                "different models",
+                source=self.source,
+            )
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The texts of ids, as the vocabulary has them: ``##`` begins a piece inside a word."""
@@ -82,14 +98,32 @@ def library() -> Any:
     return tokenizers
 
 
+@contextmanager
+def damaged(source: str) -> Iterator[None]:
+    """What the library says of a file. It raises plain Exceptions, and panics, which are none."""
+    try:
+        yield
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise
+        raise no_tokenizer(quoted(e), source) from None
+
+
+def no_tokenizer(problem: str, source: str) -> InputError:
+    return InputError(
+        f"is no tokenizer ({problem}); the file is damaged: fetch it again", source=source
+    )
+
+
 def _of_json(json: str, source: str) -> Any:
     tokenizers = library()
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(json)
-    except Exception as e:  # the library raises plain Exceptions
-        raise InputError(
-            f"is no tokenizer ({quoted(e)}); the file is damaged: fetch it again", source=source
-        ) from None
+    with damaged(source):
+        file = json_module.loads(json)
+    if problem := problem_of(file):
+        raise no_tokenizer(problem, source)
+    with damaged(source):
+        # not the file's own text, in which a key may stand twice: what was looked at
+        tokenizer = tokenizers.Tokenizer.from_str(json_module.dumps(file))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -99,7 +133,7 @@ def _from_vocabulary(folder: Path) -> str:
     """A tokenizer of BERT's kind from a list of its pieces, one a line."""
     tokenizers = library()
     path = folder / "vocab.txt"
-    lines = read_bytes(path, PRETRAINED).decode("utf-8", "replace").splitlines()
+    lines = read_bytes(path, PRETRAINED, LARGEST_JSON).decode("utf-8", "replace").splitlines()
     number = {piece: k for k, piece in enumerate(lines)}
     lower = True
     if (folder / "tokenizer_config.json").exists():

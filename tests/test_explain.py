@@ -48,6 +48,9 @@ class Pieces:
     def from_folder(cls, *_):
         return cls()
 
+    def check_ids(self, rows):
+        assert len(self.names) <= rows
+
     def token_to_id(self, name):
         return self.names.index(name) if name in self.names else None
 

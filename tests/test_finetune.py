@@ -40,6 +40,9 @@ class Letters:
     def __len__(self):
         return len(WORDS)
 
+    def check_ids(self, rows):
+        assert len(WORDS) <= rows
+
     def encode(self, texts, max_len):
         ids = [[2, *(WORDS.index(c) if c in WORDS else 1 for c in t), 3] for t in texts]
         self.cut += sum(len(i) > max_len for i in ids)

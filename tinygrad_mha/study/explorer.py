@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -98,25 +99,45 @@ def html(said: dict[str, Any], title: str) -> str:
     script = "\n".join(['(() => {\n"use strict";', *scripts, "})();\n"])
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {
-        "@title@": escape(title),
+        "@title@": escape(printable(title)),
         "@digest@": digest,
         "@style@": style,
         "@data@": embedded(said),
         "@script@": script,
     }
-    for mark, text in parts.items():
-        head, tail = page.split(mark)[0], page.split(mark, 1)[1]
-        page = head + text + tail if mark != "@title@" else page.replace(mark, text)
-    return page
+    # all at once, so that a mark in what is put in stays what it is
+    return re.sub("|".join(parts), lambda mark: parts[mark[0]], page)
+
+
+def printable(text: str) -> str:
+    """With escapes for what is not seen, could turn the text around, or has no UTF-8.
+
+    >>> print(printable("a\\u202eb"))
+    a\\u202eb
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+# As JSON writes them: a pair of surrogates, which is one character; then what is not seen or turns
+# the text beside it around: control characters, marks of direction, half a pair.
+UNSEEN = re.compile(
+    r"\\(?:(ud[89ab]..\\ud[c-f]..)"
+    r"|(u(?:00[01].|007f|00[89].|061c|200[ef]|202[89a-e]|206[6-9]|d[89a-f]..))|.)"
+)
 
 
 def embedded(said: Any) -> str:
     """JSON that can stand between <script> and </script>: no character of HTML is left in it.
 
+    What is not seen is shown by its escape.
+
     >>> embedded("</script>")
     '"\\\\u003c/script\\\\u003e"'
+    >>> print(json.loads(embedded("a\\u202eb")))
+    a\\u202eb
     """
     text = json.dumps(said, separators=(",", ":"))
+    text = UNSEEN.sub(lambda m: rf"\\{m[2]}" if m[2] else m[0], text)
     return "".join(f"\\u{ord(c):04x}" if c in "<>&" else c for c in text)
 
 

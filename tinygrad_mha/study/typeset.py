@@ -50,8 +50,8 @@ def formula(line: str) -> str:
     >>> formula("dx_j = g b a^(b-1)")
     'dx<sub>j</sub> = <i>g</i> <i>b</i> <i>a</i><sup><i>b</i>-1</sup>'
     """
-    if "`" in line:  # code in the middle of it
-        parts = re.split(r"(`+[^`]+`+)", line)
+    parts = re.split(r"(`+[^`]+`+)", line)
+    if len(parts) > 1:  # code in the middle of it
         return "".join(sentence(p) if p.startswith("`") else formula(p) for p in parts)
     text = LETTER.sub(r"<i>\1</i>", escape(line, quote=False))
     text = LIFTED.sub(lambda m: f"<sup>{unbracketed(m[1])}</sup>", text.replace("</i>^", "</i>^"))
