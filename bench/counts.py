@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-
 HEAD = ["memory, MB", "blocks", "objects", "files", "threads", "children"]
 
 

@@ -94,11 +94,16 @@ def test_the_main_threads_dtype_is_everybodys_and_workers_have_their_callers(flo
 def test_an_exception_in_one_thread_leaves_all_modes_as_they_were():
     def fails(barrier):
         before = {name: getattr(tensor.modes, name) for name in ("recording", "watcher", "dtype")}
-        with pytest.raises(ZeroDivisionError), tg.no_grad(), tg.detect_anomaly(), np.errstate():
-            with threads.one_blas_thread():
-                np.seterr(all="raise")
+
+        @tg.no_grad()
+        @tg.detect_anomaly()
+        def fail():
+            with np.errstate(all="raise"), threads.one_blas_thread():
                 barrier.wait()
-                1 / 0  # noqa: B018
+                return 1 / 0
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
         return before == {name: getattr(tensor.modes, name) for name in before}
 
     def works(barrier):
