@@ -25,7 +25,8 @@ from tinygrad_mha.models import TextClassifierEstimator, TransformerEncoder
 from tinygrad_mha.models.encoder_classifier import EncoderClassifier
 from tinygrad_mha.models.fine_tuned import FineTunedClassifier
 
-WORDS = ["red", "green", "blue", "warm", "cold", "one", "two", "three", "over", "under", "left", "right"]
+COLOURS = ["red", "green", "blue", "warm", "cold"]
+WORDS = [*COLOURS, "one", "two", "three", "over", "under", "left", "right"]
 Predict = Callable[[Sequence[str]], np.ndarray]
 
 
@@ -46,7 +47,7 @@ def served() -> list[Predict]:
     rng = np.random.default_rng(0)
     X = texts(rng, 200)
     estimator = TextClassifierEstimator(d_model=32, h=4, epochs=2, workers=1, random_state=0)
-    estimator.fit(X, [x.split()[0] in WORDS[:6] for x in X])
+    estimator.fit(X, [x.split()[0] in COLOURS for x in X])
     tg.manual_seed(0)
     encoder = TransformerEncoder(len(WORDS) + 3, d_model=32, h=4, num_layers=2)
     tuned: Any = EncoderClassifier(encoder, num_classes=3, dropout=0.5)
