@@ -3,11 +3,9 @@
 Each test brings the threads together at a barrier where a race would happen, so that it happens.
 """
 
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +19,6 @@ from tinygrad_mha.models.estimator import TextClassifierEstimator
 from tinygrad_mha.models.train import Settings, split, train
 from tinygrad_mha.models.trained import TrainedClassifier, build_model
 from tinygrad_mha.models.wordpiece import WordPiece
-
-BENCH = Path(__file__).parents[1] / "bench"
 
 
 def together(*jobs):
@@ -400,14 +396,3 @@ def test_a_tokenizer_cuts_texts_as_each_thread_asks():
 
     assert together(*map(encode, (5, 6, 7, 8))) == [{5}, {6}, {7}, {8}]
     assert shared.cut == 4 * 500
-
-
-# -------------------------------------------------------------------------------- long runs
-
-
-@pytest.mark.long
-def test_a_served_model_for_a_while():
-    pytest.importorskip("sklearn")
-    command = [sys.executable, str(BENCH / "serve.py"), "--minutes", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
