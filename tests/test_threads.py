@@ -326,10 +326,12 @@ def test_prediction_beside_a_training():
 def test_an_estimator_that_is_fitted_anew_answers_with_the_old_model_or_the_new():
     """Never with the columns of one and the labels of the other."""
     pytest.importorskip("sklearn")
-    small = {"d_model": 8, "h": 2, "epochs": 1, "workers": 1, "random_state": 0}
+    small = {"d_model": 8, "h": 2, "epochs": 6, "lr": 0.05, "workers": 1, "random_state": 0}
     served = TextClassifierEstimator(**small).fit(TEXTS, DATA.labels)
-    new = TextClassifierEstimator(**small).fit(TEXTS, [label.upper() for label in DATA.labels])
+    other = {"red": "a warm one", "blue": "no warm one"}  # in the other order than red and blue
+    new = TextClassifierEstimator(**small).fit(TEXTS, [other[label] for label in DATA.labels])
     want = [e.predict(TEXTS[:9]).tolist() for e in (served, new)]
+    assert want == [["red"] * 9, [other["red"]] * 9]
     old, done = (served.trained_, served.classes_), threading.Event()
 
     def predict(barrier):
