@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -234,7 +233,7 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
         data, labels, weights = labelled(X, y, sample_weight)
         classes = classes_of(labels)
         weights = self._with_class_weights(weights, labels, classes)
-        with python_names(), apart():
+        with python_names(), random.apart():
             seed = self._draw_seed()
             given = self._given()
             fit, stop = np.arange(len(data)), np.arange(0)
@@ -293,7 +292,7 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
                 f"{quoted(known.tolist())}; give them all in the first call"
             )
         weights = self._with_class_weights(weights, labels, known)
-        with python_names(), apart():
+        with python_names(), random.apart():
             if not hasattr(self, "classes_"):
                 pace = Pace(self._draw_seed())
                 settings = self._settings(self._given(), data.texts, pace.seed).settled(len(data))
@@ -330,13 +329,15 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
 
     def _take(self, trained: TrainedClassifier, classes: np.ndarray) -> None:
         """Answer with this model from now on."""
-        self.trained_, self.classes_ = trained, classes
-        self._columns = [trained.labels.index(str(label)) for label in classes.tolist()]
-        self._exact = trained
+        columns = [trained.labels.index(str(label)) for label in classes.tolist()]
+        exact = trained
         if isinstance(trained.model, TextClassifier):
-            exact = copy.deepcopy(trained.model)
-            exact.astype(np.float64).eval()
-            self._exact = replace(trained, model=exact)
+            model = copy.deepcopy(trained.model)
+            model.astype(np.float64).eval()
+            exact = replace(trained, model=model)
+        # one assignment: threads that predict meanwhile have the old model or the new, no mixture
+        self._answering = Answering(exact, columns, classes)
+        self.trained_, self.classes_ = trained, classes
 
     # ---- what to train with
 
@@ -432,15 +433,16 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
         NotFittedError
         """
         check_is_fitted(self)
-        texts = texts_of(X)
-        # 64 a batch: half of the usual number, since float64 takes twice the memory
-        logits = self._exact.logits(self._exact.encode(texts), batch_size=64)
-        return tg.softmax(logits.astype(np.float64))[:, self._columns]
+        return self._answering.predict_proba(texts_of(X))
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label of each text: (N,), of the type of ``classes_``."""
+        check_is_fitted(self)
+        answering = self._answering
         best = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[best]
+        if self._answering is not answering:
+            return self.predict(X)  # another thread has called fit: these are other columns
+        return answering.classes[best]
 
     # ------------------------------------------------------------------------------ keeping
 
@@ -495,7 +497,7 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in super().__getstate__().items() if k != "_exact"}
+        return {k: v for k, v in super().__getstate__().items() if k != "_answering"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -533,6 +535,21 @@ def python_names() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Answering:
+    """What a fitted estimator answers with."""
+
+    exact: TrainedClassifier  # in float64, where that is affordable
+    columns: list[int]  # of its scores, in the order of the classes
+    classes: np.ndarray
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, C) float64."""
+        # 64 a batch: half of the usual number, since float64 takes twice the memory
+        logits = self.exact.logits(self.exact.encode(texts), batch_size=64)
+        return tg.softmax(logits.astype(np.float64))[:, self.columns]
+
+
+@dataclass(frozen=True)
 class Pace:
     """Where a training stands between two calls of ``partial_fit``, beside the weights."""
 
@@ -554,24 +571,6 @@ def occurs(texts: Sequence[str], level: str, times: int) -> bool:
             if counts[token] == times:
                 return True
     return False
-
-
-_one_at_a_time = threading.Lock()
-
-
-@contextmanager
-def apart() -> Iterator[None]:
-    """Inside, nobody else trains; outside, it looks as if no random number had been drawn.
-
-    All initial weights come from one generator, which a training starts over. Two that begin at
-    once, in threads, would take each other's numbers.
-    """
-    with _one_at_a_time, random.replay(random.masks()):
-        before = random._seed, random._generator
-        try:
-            yield
-        finally:
-            random._seed, random._generator = before
 
 
 def one_pass(

@@ -35,6 +35,7 @@ import numpy as np
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor
 from tinygrad_mha.backend import Array, placed, to_host
+from tinygrad_mha.tensor import evaluating
 
 from .errors import InputError, one_line, quoted
 from .text import JOINERS, UNKNOWN, tokenize
@@ -454,8 +455,8 @@ def embedded(model: Any, ids: np.ndarray) -> Array:
 
 def scores(model: Any, ids: np.ndarray, x: Tensor, seen: list[Tensor] | None = None) -> Tensor:
     """(N, classes) for N versions x (N, T, d) of one embedded text."""
-    model.eval()
-    return opened(model, x, seen)(np.tile(ids, (len(x), 1)), [len(ids)] * len(x))
+    with evaluating():
+        return opened(model, x, seen)(np.tile(ids, (len(x), 1)), [len(ids)] * len(x))
 
 
 # ----------------------------------------------------------------------- in the terminal

@@ -7,8 +7,7 @@ Improve Language Models, §3 (one table of words for input and output).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor, nn
 from tinygrad_mha.backend import is_array, to_host
-from tinygrad_mha.tensor import value
+from tinygrad_mha.tensor import evaluating, value
 
 from .key_value_cache import KeyValueCache
 from .transformer import TransformerEncoder, draw_normal, integers
@@ -199,7 +198,7 @@ class LanguageModel(nn.Module):
         caches = [KeyValueCache(end) for _ in layers] if use_cache else None
         unread = text
         running = np.ones(len(text), bool)
-        with _evaluating(self), tg.no_grad():
+        with evaluating(), tg.no_grad():
             for _ in range(max_new_tokens):
                 logits = to_host(self(unread, caches)[:, -1].data)
                 p = probabilities(logits, temperature, top_k, top_p)
@@ -307,15 +306,3 @@ def _prompts(ids: Any) -> np.ndarray:
 def _host(x: Any) -> np.ndarray:
     x = value(x)
     return to_host(x) if is_array(x) else np.asarray(x)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, dropout is off; afterwards every module inside is in the mode that it was in."""
-    before = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, training in before:
-            m.training = training

@@ -12,12 +12,15 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import tinygrad_mha as tg
+from tinygrad_mha.tensor import evaluating, inherit
+from tinygrad_mha.threads import side_by_side
 
 from . import checkpoint
 from .errors import InputError, quoted
@@ -52,6 +55,7 @@ SHAPE = {  # the part of config.json that rebuilds the model: key -> accepted ty
     "pooling": str,
 }
 TEXT = {"level": str, "max_len": int}
+AT_ONCE = 16  # batches that are cut before they are computed: all of them may be too many
 LIMIT = 10**6  # of any size in a configuration
 LARGEST = 1e15  # weight: the product of two still fits float32
 
@@ -91,24 +95,37 @@ class TrainedClassifier:
         *,
         workers: Workers | None = None,
     ) -> np.ndarray:
-        """Scores (N, classes) for token ids, in evaluation mode, in the order given."""
+        """Scores (N, classes) for token ids, in evaluation mode, in the order given.
+
+        The last bits of a matrix product depend on how many threads BLAS takes, and that depends on
+        whether somebody trains in another thread. So here it always takes one, as in a training,
+        and several batches are computed side by side.
+        """
         answer = np.zeros((len(encoded), len(self.labels)), np.float32)
-        batches = BucketedBatches(encoded, None, batch_size, shuffle=False)
+        batches = iter(BucketedBatches(encoded, None, batch_size, shuffle=False).epoch(0))
+
+        def score(batch: tuple[Any, ...]) -> None:
+            ids, lengths, _, rows = batch
+            if workers is None:
+                answer[rows] = self.scores(slice(None), ids, lengths)
+            else:
+                answer[rows] = np.concatenate(workers.run(self.scores, len(rows), ids, lengths))
+
+        on_host = all(isinstance(p.data, np.ndarray) for p in self.model.parameters())
         with np.errstate(over="ignore", invalid="ignore"):
-            for ids, lengths, _, rows in batches.epoch(0):
-                if workers is None:
-                    answer[rows] = self.scores(slice(None), ids, lengths)
-                else:
-                    parts = workers.run(self.scores, len(rows), ids, lengths)
-                    answer[rows] = np.concatenate(parts)
+            if workers is None and on_host:
+                while some := list(islice(batches, AT_ONCE)):
+                    side_by_side(inherit(score), some)
+            else:
+                for batch in batches:
+                    score(batch)
         if not np.isfinite(answer).all():
             raise RuntimeError("the scores are not finite; train again with a smaller --lr")
         return answer
 
     def scores(self, part: slice, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Scores of some rows of a padded batch, in evaluation mode."""
-        self.model.eval()
-        with tg.no_grad():
+        with tg.no_grad(), evaluating():  # not eval(): another thread may be training the model
             return self.model(ids[part], lengths[part]).numpy()
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ class WordPiece:
         self.json, self.source = json, source
         self.tokenizer = _of_json(json, source)
         self.cut = 0  # texts that encode() found longer than allowed
+        self._one_at_a_time = threading.Lock()
 
     @classmethod
     def from_folder(cls, folder: Path, kind: Kind = PRETRAINED) -> WordPiece:
@@ -54,6 +56,10 @@ class WordPiece:
 
         A longer text loses its end; ``cut`` counts such texts.
         """
+        with self._one_at_a_time:  # max_len is a state of the tokenizer
+            return self._encode(texts, max_len)
+
+    def _encode(self, texts: Sequence[str], max_len: int) -> list[np.ndarray]:
         self.tokenizer.enable_truncation(max_len)
         ids = []
         # one by one: encode_batch starts threads, and who has threads cannot fork worker processes

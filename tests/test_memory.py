@@ -91,7 +91,7 @@ def test_a_thread_that_allocates_the_same_again_asks_the_system_for_nothing():
     plain, kept = map(int, done.stdout.split())
     pages = 20 * 12_800_000 // resource.getpagesize()
     assert kept < pages / 20
-    assert kept <= plain
+    assert kept <= plain + 20  # with an older NumPy glibc needs no help: then both are a few pages
 
 
 @needs_glibc

@@ -23,7 +23,7 @@ from .linear import linear
 from .lstm import lstm
 from .movement import concatenate, expand_dims, stack, swapaxes
 from .random import normal, threshold, uniform
-from .tensor import Tensor, default_dtype, value
+from .tensor import Tensor, default_dtype, modes, value
 
 
 class Parameter(Tensor):
@@ -111,7 +111,8 @@ class Module:
     Attributes
     ----------
     training : bool
-        True at first; :meth:`eval` switches it off, in the modules inside as well.
+        True at first; :meth:`eval` switches it off, in the modules inside as well. (It reads False
+        in a thread that is inside ``tensor.evaluating()``, whatever other threads switch.)
 
     Examples
     --------
@@ -126,8 +127,6 @@ class Module:
     >>> [name for name, _ in Scale().named_parameters()]
     ['factor']
     """
-
-    training = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; calling the module calls this."""
@@ -156,6 +155,14 @@ class Module:
         return [m for _, m in self.named_modules()]
 
     # ---- modes
+
+    @property
+    def training(self) -> bool:
+        return vars(self).get("training", True) and not modes.evaluating
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        vars(self)["training"] = mode
 
     def train(self, mode: bool = True) -> Module:
         """Switch training behaviour (dropout) on, here and in all modules inside; returns self."""

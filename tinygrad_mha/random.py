@@ -9,6 +9,7 @@ or by another thread that has rows 5-9 only, or on another device.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -24,24 +25,42 @@ class MaskKey(NamedTuple):
     first_row: int  # which row of the whole batch our row 0 is
 
 
+class _Source:
+    """Where initial weights come from: a seed, and a generator that has drawn some numbers."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._generator: np.random.Generator | None = None  # numpy.random imports slowly
+        self._making = threading.Lock()
+
+    def generator(self) -> np.random.Generator:
+        """The one generator of this source, made when first used."""
+        with self._making:
+            if self._generator is None:
+                self._generator = np.random.default_rng(self.seed)
+            return self._generator
+
+
 class _Stream(threading.local):
-    """The place in the sequence of masks: each thread has its own."""
+    """What each thread has of its own: the place in the sequence of masks, and maybe a source."""
+
+    source: _Source | None = None  # since this thread has called manual_seed
 
     def __init__(self) -> None:
-        self.seed, self.step, self.layer, self.first_row = _seed, 0, 0, 0
+        self.seed, self.step, self.layer, self.first_row = _source.seed, 0, 0, 0
 
 
-_seed = 0
-_generator: np.random.Generator | None = None  # made when first used: numpy.random imports slowly
-_making = threading.Lock()
+_source = _Source(0)  # of the main thread, and of all that have none of their own
 _stream = _Stream()
 
 
 def manual_seed(seed: int) -> None:
     """Start all randomness over: initial weights and dropout masks.
 
-    The masks are those of the calling thread and of threads that start later: each thread has its
-    own place in the sequence, so that no thread's masks depend on how fast another one runs.
+    Called in the main thread, it is for the whole program; in another thread, for that thread
+    alone, so that two models that are made at the same time do not take each other's numbers.
+    Masks: each thread has its own place in the sequence, which begins at the main thread's seed,
+    so that no thread's masks depend on how fast another one runs.
 
     >>> manual_seed(0)
     >>> first = uniform((2,), -1, 1)
@@ -49,22 +68,33 @@ def manual_seed(seed: int) -> None:
     >>> bool((uniform((2,), -1, 1) == first).all())
     True
     """
-    global _seed, _generator
+    global _source
     seed = int(seed)
     if seed < 0:
         raise ValueError(f"seed {seed} should be an integer from 0 on")
-    with _making:
-        _seed, _generator = seed, None
-    _stream.__init__()  # type: ignore[misc]
+    s = _stream
+    if s.source is None and threading.current_thread() is threading.main_thread():
+        _source = _Source(seed)
+    else:
+        s.source = _Source(seed)
+    s.seed, s.step, s.layer, s.first_row = seed, 0, 0, 0
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside, this thread seeds and draws for itself; outside, it looks as if it never had."""
+    s, before = _stream, _stream.source
+    s.source = _Source(s.seed)
+    try:
+        with replay(masks()):
+            yield
+    finally:
+        s.source = before
 
 
 def weights_generator() -> np.random.Generator:
     """The generator of initial weights."""
-    global _generator
-    with _making:
-        if _generator is None:
-            _generator = np.random.default_rng(_seed)
-        return _generator
+    return (_stream.source or _source).generator()
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float) -> np.ndarray:

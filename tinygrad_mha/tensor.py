@@ -39,14 +39,17 @@ else:
 
 
 class Modes(threading.local):
-    """What differs between threads: whether ops record, and who looks on (see detect_anomaly)."""
+    """What differs between threads, so that none disturbs another."""
 
-    recording = True
-    watcher: Any = None
+    recording = True  # whether ops record
+    watcher: Any = None  # who looks on: see detect_anomaly
+    evaluating = False  # whether all modules behave as after eval()
+    dtype: np.dtype | None = None  # of new Tensors, if this thread has chosen one
 
 
 modes = Modes()
 clock = count()
+adding = threading.RLock()  # to .grad: of two threads that add to one leaf, neither is lost
 REGISTRY: dict[str, Op] = {}  # name -> op: the package's own ops, every one of them certified
 
 
@@ -164,7 +167,7 @@ class Tensor(Operators):
         if modes.watcher is not None:
             modes.watcher.ends(gradients)
         handed_out = {id(value(seed)), id(value(gradient))}
-        with recording(create_graph):
+        with recording(create_graph), adding:
             for leaf, d in gradients.items():
                 d = _own(d, leaf, handed_out)
                 leaf.grad = d if leaf.grad is None else leaf.grad + d
@@ -233,17 +236,23 @@ _default_dtype = np.dtype(np.float32)
 
 
 def set_default_dtype(dtype: Any) -> None:
-    """The dtype of new Tensors made from Python numbers and of the parameters of new modules."""
+    """The dtype of new Tensors made from Python numbers and of the parameters of new modules.
+
+    What the main thread chooses holds everywhere; what another thread chooses, in that thread.
+    """
     global _default_dtype
     dtype = np.dtype(dtype)
     if dtype.kind != "f":
         raise TypeError(f"the default dtype is a floating-point one, not {dtype}")
-    _default_dtype = dtype
+    if threading.current_thread() is threading.main_thread():
+        _default_dtype = dtype
+    else:
+        modes.dtype = dtype
 
 
 def default_dtype() -> np.dtype:
     """The dtype that :func:`set_default_dtype` chose; float32 at first."""
-    return _default_dtype
+    return _default_dtype if modes.dtype is None else modes.dtype
 
 
 def number_dtype(dtype: Any) -> np.dtype:
@@ -1095,7 +1104,7 @@ class setting(ContextDecorator):
 
 def inherit(f: Callable) -> Callable:
     """``f``, for another thread to call in the modes that this thread has now."""
-    mine = {name: getattr(modes, name) for name in ("recording", "watcher")}
+    mine = {name: getattr(modes, name) for name in ("recording", "watcher", "evaluating", "dtype")}
 
     def run(*args: Any) -> Any:
         with ExitStack() as stack:
@@ -1111,6 +1120,16 @@ class recording(setting):
 
     def __init__(self, mode: bool) -> None:
         super().__init__("recording", mode)
+
+
+class evaluating(setting):
+    """Inside, modules behave as after ``eval()``, for this thread: nothing is written into them.
+
+    So a model may answer in one thread while another one trains it, or answers too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("evaluating", True)
 
 
 class no_grad(recording):

@@ -31,20 +31,40 @@ def _blas() -> Any:
 
 
 @contextmanager
+def _any_thread_may_set() -> Iterator[None]:
+    """Inside, a limit that this thread sets holds, and afterwards one that another thread sets.
+
+    threadpoolctl from 3.7 on lets only the thread that was first set limits of OpenBLAS, and says
+    nothing when another one tries. Here the first in and the last out may be different threads.
+    """
+
+    def nobodys() -> None:
+        for library in _blas().lib_controllers:
+            if hasattr(library, "clear_controlling_thread"):
+                library.clear_controlling_thread(force=True)
+
+    nobodys()
+    try:
+        yield
+    finally:
+        nobodys()
+
+
+@contextmanager
 def blas_threads(count: int) -> Iterator[None]:
     """BLAS on so many threads, for the whole process: the first in sets it, the last out resets it.
 
     While several are inside, the smallest wish counts.
     """
     global _outside
-    with _lock:
+    with _lock, _any_thread_may_set():
         before = _blas().limit(limits=min([count, *_wishes]))
         _outside = _outside if _wishes else before
         _wishes.append(count)
     try:
         yield
     finally:
-        with _lock:
+        with _lock, _any_thread_may_set():
             _wishes.remove(count)
             if _wishes:
                 _blas().limit(limits=min(_wishes))
