@@ -84,7 +84,7 @@ class Run:
         self.unread: list[tuple[Any, ...]] = []  # batches whose losses nobody has looked at
         self.guess = math.log(max(2, len(trained.labels)))  # the loss of equal probabilities
         self.stopped = ""  # what there is to say of the end, if it was no good one
-        self.began, self.seconds_before = time.perf_counter(), 0.0
+        self.began, self.seconds_before = time.monotonic(), 0.0
         if settings.memory:
             recompute.fit(self.model, self.largest_loss, settings.memory << 20)
 
@@ -208,7 +208,7 @@ class Run:
             "history": self.history,
             "best_loss": self.best_loss,
             "waited": self.waited,
-            "seconds": self.seconds_before + time.perf_counter() - self.began,
+            "seconds": self.seconds_before + time.monotonic() - self.began,
             "generator": tg.random.weights_generator().bit_generator.state,
         }
         arrays: dict[str, Any] = {f"weight.{k}": p.data for k, p in enumerate(self.parameters)}

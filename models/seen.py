@@ -22,12 +22,12 @@ class Seen:
     def __init__(self) -> None:
         self.loss_sum, self.hits, self.rows, self.tokens = 0.0, 0, 0, 0
         self.pending: list[tuple[tuple, int]] = []
-        self.began = time.perf_counter()
+        self.began = time.monotonic()
 
     def state(self) -> dict[str, float]:
         """What a checkpoint keeps; nothing may be waiting."""
         sums = {k: getattr(self, k) for k in SUMS}
-        return {**sums, "seconds": time.perf_counter() - self.began}
+        return {**sums, "seconds": time.monotonic() - self.began}
 
     @classmethod
     def restored(cls, state: dict[str, float]) -> Seen:
@@ -66,7 +66,7 @@ class Seen:
         return {
             "train_loss": self.loss_sum / max(self.rows, 1),
             "train_accuracy": self.hits / max(self.rows, 1),
-            "tokens_per_second": self.tokens / (time.perf_counter() - self.began),
+            "tokens_per_second": self.tokens / (time.monotonic() - self.began),
         }
 
 

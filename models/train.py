@@ -125,6 +125,7 @@ def train(
     if checkpoints is not None:
         run.watch(checkpoints, stop.ids, stop.targets, parts.vocabulary.tokens, labels.names)
     told = run.until_it_gets_worse(stop.ids, stop.targets, stop_weights, width, progress)
+    trained.model.eval()
     trained.metrics = {
         "data": source or parts.fit.source,
         "rows": counts,

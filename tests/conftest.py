@@ -23,7 +23,8 @@ from browser import CHROMIUM, Browser
 import tinygrad_mha as tg
 from tinygrad_mha import tensor
 
-collect_ignore = ["cuda/faulty"]  # a module named cupy, which is for some child processes only
+# a module named cupy, which is for some child processes only; one that needs atheris
+collect_ignore = ["cuda/faulty", "fuzz/atheris_child.py"]
 
 # The first two draw the same cases every time: a red run is red for everybody. The last explores.
 common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -90,7 +90,7 @@ def scratch(level="char", pooling="mean", labels=("-", "+", "<i>&"), dtype=np.fl
     for p in model.parameters():
         p.data[...] += rng.standard_normal(p.shape) * 0.5
     model.embedding.weight.data[0] = 0
-    return TrainedClassifier(model, vocabulary, sorted(labels), config)
+    return TrainedClassifier(model.eval(), vocabulary, sorted(labels), config)
 
 
 def tuned(dtype=np.float32):
@@ -103,7 +103,7 @@ def tuned(dtype=np.float32):
         p.data[...] += rng.standard_normal(p.shape) * 0.4
     config = {"base": "x", "digest": "x", "encoder": fine_tuned.arguments(encoder), "tune": "all"}
     config |= {"max_len": 40, "pooling": "mean", "dropout": 0.1, "lora": {}, "training": {}}
-    return FineTunedClassifier(model, Pieces(), ["bad", "good"], config)
+    return FineTunedClassifier(model.eval(), Pieces(), ["bad", "good"], config)
 
 
 KINDS = {"scratch": scratch, "tuned": tuned}
