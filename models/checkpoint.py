@@ -138,7 +138,7 @@ class Checkpoints:
             print(f"{told}: the last bits may differ", file=sys.stderr)
         try:
             run.restore(self.saved.words["run"], self.saved.arrays())
-        except (ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, ArithmeticError) as e:
             raise self.saved.refuse(
                 f"belongs to another run, or is damaged ({one_line(str(e))})"
             ) from None

@@ -406,6 +406,7 @@ def test_a_damaged_checkpoint(torn, here):
         (b"best.0", b"best.x"), (b'\\"d_model\\": 8', b'\\"d_model\\": []'),
         (b'\\"d_model\\": 8', b'\\"d_model\\": 999999999'), (b'\\"loss_sum\\"', b'\\"loss\\"'),
         (b"optimizer.group.0.lr", b"optimizer.group.9.lr"), (b"PCG64", b"PCG99"),
+        (b'\\"hits\\": ', b'\\"hits\\": 1e999, \\"x\\": '),
     ):  # fmt: skip
         assert old in good, old
         head, length = good.replace(old, new), int.from_bytes(good[:8], "little")
