@@ -330,10 +330,11 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
     def _take(self, trained: TrainedClassifier, classes: np.ndarray) -> None:
         """Answer with this model from now on."""
         columns = [trained.labels.index(str(label)) for label in classes.tolist()]
+        trained.model.eval()  # for those who call it themselves; predictions need no such thing
         exact = trained
         if isinstance(trained.model, TextClassifier):
             model = copy.deepcopy(trained.model)
-            model.astype(np.float64).eval()
+            model.astype(np.float64)
             exact = replace(trained, model=model)
         # one assignment: threads that predict meanwhile have the old model or the new, no mixture
         self._answering = Answering(exact, columns, classes)

@@ -157,7 +157,7 @@ def test_gradient_times_input_is_the_slope_of_making_a_token_larger(kind, target
     text, h = "abcjdhe", 1e-6  # every token once, so a row is a token
     e = explain.explain(trained, text, trained.labels[target])
     [ids] = trained.encode([text])
-    model = trained.model
+    model = trained.model.eval()
     table = (model.encoder.word_embeddings if kind == "tuned" else model.embedding).weight
     slopes = []
     for i in ids:
