@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,7 @@ class Resumed:
                 source=str(saved.path),
             )
         known = asked.get("settings")
-        try:
-            self.settings = kind(**known)
-        except (TypeError, InputError) as e:
-            raise saved.refuse(f"its settings are damaged ({one_line(str(e))})") from None
+        self.settings = settings_of(saved, kind)
         for name, value in vars(options).items():
             if name in FREE or value is None or (name == "merge" and not value):
                 continue
@@ -136,6 +133,23 @@ class Resumed:
         """What a checkpoint has to say of the command line."""
         data = {name: getattr(self.options, name, None) for name in DATA}
         return {"command": self.name, "settings": asdict(settings), **data}
+
+
+KINDS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
+
+
+def settings_of(saved: Saved, kind: Any) -> Any:
+    """The settings that a checkpoint holds; InputError if they are none of this kind."""
+    known = saved.words["options"].get("settings")
+    try:
+        for field in fields(kind):
+            kinds = tuple(KINDS[name] for name in field.type.split(" | "))
+            value = known[field.name]
+            if type(value) not in kinds and not (float in kinds and type(value) is int):
+                raise TypeError(f"{field.name} is {quoted(value)}")
+        return kind(**known)
+    except (TypeError, ValueError, KeyError, ArithmeticError) as e:
+        raise saved.refuse(f"its settings are damaged ({one_line(str(e))})") from None
 
 
 # settings of which 0 and None stand for "as it suits the data"

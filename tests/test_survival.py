@@ -404,7 +404,8 @@ def test_a_damaged_checkpoint(torn, here):
         (b'\\"step\\": 3', b'\\"step\\": 9999'), (b'\\"position\\": 3', b'\\"position\\": -3'),
         (b'\\"waited\\": 0', b'\\"waited\\": {}'), (b'\\"best_loss\\"', b'\\"best_gain\\"'),
         (b"best.0", b"best.x"), (b'\\"d_model\\": 8', b'\\"d_model\\": []'),
-        (b'\\"d_model\\": 8', b'\\"d_model\\": 999999999'), (b'\\"loss_sum\\"', b'\\"loss\\"'),
+        (b'\\"d_model\\": 8', b'\\"d_model\\": 999999999'),
+        (b'\\"d_model\\": 8', b'\\"d_model\\": NaN'), (b'\\"loss_sum\\"', b'\\"loss\\"'),
         (b"optimizer.group.0.lr", b"optimizer.group.9.lr"), (b"PCG64", b"PCG99"),
         (b'\\"hits\\": ', b'\\"hits\\": 1e999, \\"x\\": '),
     ):  # fmt: skip

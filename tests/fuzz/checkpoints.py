@@ -1,9 +1,10 @@
 """A checkpoint, which ``--resume`` reads into a run that has just begun."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import tinygrad_mha as tg
-from tinygrad_mha.models import checkpoint, train
+from tinygrad_mha.models import checkpoint, resume, train
 from tinygrad_mha.models.dataset import Dataset
 
 from .verdict import Target
@@ -24,7 +25,7 @@ class Watching(checkpoint.Checkpoints):
 def target(place: Path) -> Target:
     folder = place / "checkpoint"
     settings = train.Settings(**SETTINGS)
-    options = {"command": "train", "settings": SETTINGS}
+    options = {"command": "train", "settings": asdict(settings)}
     first = Watching(folder, options=options)
     texts = [f"{word} {k}" for k in range(12) for word in ("good", "bad")]
     data = Dataset(texts, [text.split()[0] for text in texts], [*range(24)], "d.csv")
@@ -38,10 +39,7 @@ def target(place: Path) -> Target:
     def run(data: bytes) -> None:
         path.write_bytes(data)
         saved = checkpoint.read(folder)
-        try:
-            train.Settings(**saved.words["options"].get("settings"))
-        except TypeError:  # of which models/resume.py makes a line
-            return
+        resume.settings_of(saved, train.Settings)
         checkpoint.Checkpoints(folder, saved=saved).begin(first.run, first.data)
 
     return Target("checkpoint", "safetensors", run, [path.read_bytes()])
