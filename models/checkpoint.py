@@ -81,9 +81,13 @@ class Saved:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays, by name."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        return load_file(self.path)
+        try:
+            return load_file(self.path)
+        except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as e:
+            raise self.refuse(f"is damaged ({one_line(str(e))})") from None
 
     def refuse(self, problem: str) -> InputError:
         return InputError(f"{problem}; start again without --resume", source=str(self.path))
@@ -134,10 +138,11 @@ class Checkpoints:
                 "the texts or labels are not those that this run began with: bring them back, or"
             )
         if self.saved.words["numpy"] != np.__version__:
-            told = f"NumPy is {np.__version__}, it was {self.saved.words['numpy']}"
+            told = f"NumPy is {np.__version__}, it was {quoted(self.saved.words['numpy'])}"
             print(f"{told}: the last bits may differ", file=sys.stderr)
+        arrays = self.saved.arrays()
         try:
-            run.restore(self.saved.words["run"], self.saved.arrays())
+            run.restore(self.saved.words["run"], arrays)
         except (ValueError, KeyError, TypeError, ArithmeticError) as e:
             raise self.saved.refuse(
                 f"belongs to another run, or is damaged ({one_line(str(e))})"
