@@ -406,7 +406,8 @@ def test_a_damaged_checkpoint(torn, here):
         (b"best.0", b"best.x"), (b'\\"d_model\\": 8', b'\\"d_model\\": []'),
         (b'\\"d_model\\": 8', b'\\"d_model\\": 999999999'),
         (b'\\"d_model\\": 8', b'\\"d_model\\": NaN'), (b'\\"loss_sum\\"', b'\\"loss\\"'),
-        (b"optimizer.group.0.lr", b"optimizer.group.9.lr"), (b"PCG64", b"PCG99"), (b'"F32"', b'"F8_E5M2"'),
+        (b"optimizer.group.0.lr", b"optimizer.group.9.lr"), (b"PCG64", b"PCG99"),
+        (b'"F32"', b'"F8_E5M2"'),
         (b'\\"hits\\": ', b'\\"hits\\": 1e999, \\"x\\": '),
     ):  # fmt: skip
         assert old in good, old
