@@ -80,8 +80,8 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
         trained.save(out)
     except OSError:
         if checkpoints.last is not None:
-            told = f"the checkpoint of step {checkpoints.last} is kept; to go on: {begun.command}"
-            print(one_line(told), file=sys.stderr)
+            told = f"the checkpoint of step {checkpoints.last} is kept"
+            print(one_line(f"{told}; to go on: {checkpoints.command}"), file=sys.stderr)
         raise
     tell(options, trained, out)
 

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -81,7 +82,8 @@ class Run:
         self.history: list[dict[str, float]] = []  # of the epochs that are done
         self.best, self.best_loss, self.waited = self.weights(), float("inf"), 0
         self.checkpoints: Checkpoints | None = None
-        self.unread: list[tuple[Any, ...]] = []  # batches whose losses nobody has looked at
+        # batches whose losses nobody has looked at; of somebody who never looks, only the last
+        self.unread: deque[tuple[Any, ...]] = deque(maxlen=READ_EVERY)
         self.guess = math.log(max(2, len(trained.labels)))  # the loss of equal probabilities
         self.stopped = ""  # what there is to say of the end, if it was no good one
         self.began, self.seconds_before = time.monotonic(), 0.0
@@ -305,7 +307,8 @@ class Run:
         It has changed no weight, and neither have the steps after it if they made none either.
         """
         bad = seen.read()
-        batches, self.unread = self.unread, []
+        batches = list(self.unread)
+        self.unread.clear()
         if bad is not None:
             what, number, ago = bad
             place = f"the {what} became {number} at step {self.step - ago} of epoch {epoch + 1}"

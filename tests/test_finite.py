@@ -12,7 +12,8 @@ import tinygrad_mha as tg
 from tests import kill
 from tinygrad_mha.models import cli, finetune
 from tinygrad_mha.models import train as training
-from tinygrad_mha.models.run import BlownUp, Run
+from tinygrad_mha.models.parallel import Workers
+from tinygrad_mha.models.run import READ_EVERY, BlownUp, Run
 from tinygrad_mha.models.train import Settings, split
 
 QUICK = [*kill.SMALL, "--epochs", "3"]
@@ -59,6 +60,20 @@ def test_the_certificate_of_a_step_without_numbers(cupy, monkeypatch, device):
     assert "linear gave NaN at index (" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "text_classifier.py, line " in caught.value.certificate
+
+
+def test_a_run_whose_losses_nobody_reads_keeps_few_batches():
+    """A bench or a caller of its own steps a run without ever looking: nothing may pile up."""
+    found = training.prepared(split(sentences()), settings := Settings(**TINY, epochs=1))
+    trained = training.with_initial_weights(found.vocabulary, found.labels, settings)
+    batches = training.BucketedBatches(found.fit.ids, found.fit.targets, 16, seed=0)
+    run = Run(trained, settings, batches, None)
+    batch = next(batches.epoch())
+    with Workers(1, parameters=run.parameters) as workers:
+        for _ in range(READ_EVERY + 9):
+            run.train_step(batch.ids, batch.lengths, batch.targets, workers)
+    assert len(run.unread) == READ_EVERY
+    assert run.unread[-1][0] == READ_EVERY + 8  # the last are kept
 
 
 def test_what_was_good_before_is_kept(monkeypatch):
