@@ -25,6 +25,7 @@ from .checkpoint import Checkpoints, digest
 from .data_parallel import workers_for
 from .errors import one_line
 from .parallel import Workers, shards_for
+from .progress import bar
 from .ranks import Ranks
 from .seen import Seen
 from .settings import OPTIMIZERS
@@ -266,23 +267,17 @@ class Run:
 
     def epoch(self, epoch: int, workers: Workers, progress: bool) -> dict[str, float]:
         """One pass over the training rows; returns what the progress bar showed last."""
-        from tqdm import tqdm
-
-        class Bar(tqdm):
-            monitor_interval = 0  # no thread that watches it: processes start only without threads
-
         count = min(len(self.batches), self.position + self.last_step - self.step)
-        bar = Bar(
+        shown = bar(
             islice(self.batches.epoch(epoch, self.position), count - self.position),
             total=count,
             initial=self.position,
             desc=f"epoch {epoch + 1}/{self.settings.epochs}",
             disable=not progress,
-            leave=False,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log needs no moving bar
         )
         seen = self.seen
-        for ids, lengths, targets, rows in bar:
+        for ids, lengths, targets, rows in shown:
             weights = None if self.row_weights is None else self.row_weights[rows]
             told = self.train_step(ids, lengths, targets, workers, weights)
             seen.add(told, len(rows), int(lengths.sum()))
@@ -290,7 +285,7 @@ class Run:
             if seen.waiting >= (1 if self.settings.device == "cpu" else READ_EVERY):
                 self.look(seen, epoch)
                 said = seen.said()
-                bar.set_postfix(
+                shown.set_postfix(
                     loss=f"{said['train_loss']:.3f}",
                     accuracy=f"{said['train_accuracy']:.3f}",
                     tokens_s=f"{said['tokens_per_second']:,.0f}",

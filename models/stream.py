@@ -27,6 +27,7 @@ import numpy as np
 from .errors import InputError, one_line
 from .files import beside
 from .prepared import Encoded, Prepared, check_labels, check_vocabulary
+from .progress import bar
 from .ranks import Ranks
 from .readers import STDIN, Bad, Row, fatal, nothing_in, rows
 from .settings import Settings
@@ -211,13 +212,8 @@ def shown(found: Iterator[Row], source: str, progress: bool) -> Iterator[Row]:
     """The rows, with a bar if they take long."""
     if not progress:
         return found
-    from tqdm import tqdm
-
-    class Bar(tqdm):
-        monitor_interval = 0  # no thread that watches it: processes start only without threads
-
     name = STDIN if source == "-" else one_line(source)
-    return iter(Bar(found, desc=f"reading {name}", unit=" rows", delay=5, leave=False))
+    return iter(bar(found, desc=f"reading {name}", unit=" rows", delay=5))
 
 
 def split(

@@ -1,0 +1,19 @@
+"""Progress bars, as everything here wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def bar(items: Iterable[Any], **options: Any) -> Any:
+    """tqdm's bar, which vanishes at its end.
+
+    tqdm starts a thread that watches its bars; a process that has threads cannot fork workers.
+    """
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no such thread
+
+    return Bar(items, leave=False, **options)
