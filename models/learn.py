@@ -105,9 +105,7 @@ def in_memory(options: argparse.Namespace, bad: Bad) -> Any:
     if test is not None:
         known = set(data.texts)
         both = sum(text in known for text in test.texts)
-        if both:
-            note = f"{both} of the {len(test)} texts to measure on are in {options.data} too"
-            print(f"{one_line(options.valid)}: {note}: it will look too good", file=sys.stderr)
+        training.tell_overlap(both, len(test), options.valid, options.data)
     return parts
 
 

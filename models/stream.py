@@ -33,7 +33,7 @@ from .readers import STDIN, Bad, Row, fatal, nothing_in, rows
 from .settings import Settings
 from .text import LabelSet, Vocabulary, first_rows, split_numbers, tokenize
 from .token_store import Rows, Together, TokenStore, mapped
-from .train import too_few
+from .train import tell_overlap, too_few
 
 STRETCH = 256  # rows that one rank cuts into tokens before the next has its turn
 MOST_TOKENS = 1 << 21  # different ones in memory; above, those seen only once are forgotten
@@ -158,9 +158,7 @@ def of_tokens(
     if valid is not None:
         measured = read(valid, tokens, *how, known=labels)
         both = int(np.isin(measured.hashes, main.hashes).sum())
-        if both:
-            told = f"{both} of the {len(measured.hashes)} texts to measure on are in {shown} too"
-            print(f"{one_line(valid)}: {told}: it will look too good", file=sys.stderr)
+        tell_overlap(both, len(measured.hashes), valid, shown)
     fit, stop, test = split(main, labels, measured, shown)
 
     used = np.zeros(tokens.rows, bool)

@@ -88,6 +88,13 @@ def too_few(most: int, needed: int, source: str) -> InputError:
     )
 
 
+def tell_overlap(both: int, of: int, measured: str, source: str) -> None:
+    """Say it if texts to measure on are among those that train."""
+    if both:
+        told = f"{both} of the {of} texts to measure on are in {source} too"
+        print(f"{one_line(measured)}: {told}: it will look too good", file=sys.stderr)
+
+
 def train(
     parts: Split | Prepared,
     settings: Settings,
