@@ -101,6 +101,31 @@ def by_ranks(how, folder):
     return 0
 
 
+def fine_tuned(ranks, mode, base):
+    """Two epochs on the pretrained encoder in ``base``, a step being two batches; in float64."""
+    import test_finetune as small
+    from tinygrad_mha.models import finetune
+
+    finetune.WordPiece = small.Letters  # a process of its own, or a test that puts it back
+    tg.set_default_dtype(np.float64)
+    try:
+        s = small.settings(base, mode, accumulate=2, batch_size=5, dropout=0.2)
+        return finetune.finetune(small.split(small.texts(40)), s, ranks=ranks)
+    finally:
+        tg.set_default_dtype(np.float32)
+
+
+def tuned_by_ranks(mode, folder):
+    """One rank's part of a fine-tuning, and what it has come to."""
+    ranks = group()
+    trained = fine_tuned(ranks, mode, Path(folder) / "base")
+    weights = [p.numpy() for p in trained.model.parameters()]
+    np.savez(Path(folder) / f"{ranks.rank}.npz", **{str(k): a for k, a in enumerate(weights)})
+    said = {"history": trained.metrics["history"], "exchanged": ranks.exchanged}
+    (Path(folder) / f"{ranks.rank}.json").write_text(json.dumps(said))
+    return 0
+
+
 def without_pickle():
     """mpi4py's own methods for objects pickle them: here they fail."""
     from mpi4py import MPI
@@ -118,6 +143,8 @@ def work(arguments):
     gpu = strict_cupy.installed() if how == "gpu" else contextlib.nullcontext()
     try:
         with gpu:
+            if how.startswith("finetune-"):
+                return tuned_by_ranks(how.removeprefix("finetune-"), folder)
             return by_ranks(how, folder)
     except RuntimeError as e:
         print(f"tinygrad-mha: {e}", file=sys.stderr)

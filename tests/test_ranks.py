@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rank_work
+import test_finetune
 
 import tinygrad_mha as tg
 from tinygrad_mha import backend
@@ -112,6 +113,31 @@ def test_ranks_compute_what_one_process_computes(tmp_path, count, how):
         assert said["early"] > 1  # sums were begun before the backward pass was over
         row = sum(-(-a.size // LINE) * LINE for a in alone) * 8
         assert 6 * row < said["exchanged"] < 6 * (row + 10_000)
+
+
+@with_mpi
+@pytest.mark.parametrize(
+    ("count", "mode"), [(2, "attention"), (3, "all"), (2, "lora"), (2, "head")]
+)
+def test_ranks_fine_tune_as_one_process_does(tmp_path, monkeypatch, count, mode):
+    """A step of two batches, with dropout, and of three ranks one without a row of some batch."""
+    base = test_finetune.pretrained_folder(tmp_path / "base")
+    status, _, err = ended(count, HERE / "rank_work.py", f"finetune-{mode}", tmp_path)
+    assert status == 0, err
+    monkeypatch.setattr(test_finetune.finetune, "WordPiece", test_finetune.Letters)
+    one = rank_work.fine_tuned(Ranks(), mode, base)
+    alone = [p.numpy() for p in one.model.parameters()]
+    found = rank_files(tmp_path, count)
+    for weights, said in found:
+        for a, b, first in zip(weights, alone, found[0][0], strict=True):
+            assert a.dtype == np.float64
+            np.testing.assert_array_equal(a, first)
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+        for mine, ours in zip(said["history"], one.metrics["history"], strict=True):
+            for name in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy"):
+                assert mine[name] == pytest.approx(ours[name], abs=1e-6), name
+        row = one.metrics["trained_parameters"] * 8
+        assert said["exchanged"] > len(said["history"]) * row
 
 
 def one_of(size, rank):
