@@ -307,7 +307,8 @@ def some(names: list[str], most: int = 3) -> str:
 def take_over(p: nn.Parameter, a: np.ndarray) -> None:
     """The file's own pages become the parameter's array where dtype and device allow it."""
     if isinstance(p.data, np.ndarray):
-        with np.errstate(over="ignore"):  # a float64 that is no float32: the scores will tell
+        # a float64 that is no float32, a signalling NaN: the scores will tell
+        with np.errstate(over="ignore", invalid="ignore"):
             p.data = a.astype(p.dtype, copy=False)
     else:
         p.data[...] = tg.backend.place_like(a, p.data)

@@ -343,9 +343,11 @@ def _weights(path: Path) -> dict[str, np.ndarray]:
         ) from None
     for name, x in weights.items():
         problem = ""
+        with np.errstate(invalid="ignore"):  # a signalling NaN, which a cast would warn of
+            small = x.dtype.kind == "f" and bool(np.all(np.abs(x, dtype=np.float64) < LARGEST))
         if x.dtype.kind != "f":
             problem = f"{quoted(name)} is of type {x.dtype}, not float32"
-        elif not np.all(np.abs(x, dtype=np.float64) < LARGEST):  # nor is a NaN
+        elif not small:  # nor is a NaN
             problem = f"{quoted(name)} holds numbers that are not finite"
         if problem:
             raise InputError(f"{problem}; the file is damaged: train again", source=str(path))

@@ -104,6 +104,7 @@ def by_ranks(how, folder):
 def fine_tuned(ranks, mode, base):
     """Two epochs on the pretrained encoder in ``base``, a step being two batches; in float64."""
     import test_finetune as small
+
     from tinygrad_mha.models import finetune
 
     finetune.WordPiece = small.Letters  # a process of its own, or a test that puts it back

@@ -282,6 +282,29 @@ def test_numbers_that_no_float32_holds(tmp_path):
     assert pretrained.config_of(encoder)["hidden_size"] == 4
 
 
+SIGNALLING = {
+    "F32": (np.uint32, 0x7FA00000),
+    "F64": (np.uint64, 0x7FF4 << 48),
+    "F16": (np.uint16, 0x7D00),
+}
+
+
+@pytest.mark.parametrize("dtype", SIGNALLING)
+def test_a_signalling_nan_is_one_too(tmp_path, dtype):
+    """The bits of a NaN that raises a flag when it is converted, and NumPy a warning."""
+    kind, bits = SIGNALLING[dtype]
+    names = {"trained": "rnn.bias_ih_l0", "pretrained": "embeddings.LayerNorm.bias"}
+    for name, made in MAKERS.items():
+        path = made(tmp_path / name) / "model.safetensors"
+        number = np.dtype(kind).str.replace("u", "f")
+        weights = {k: a.astype(number) for k, a in load_file(path).items()}
+        weights[names[name]].view(kind)[...] = bits
+        save_file(weights, path)
+    refused(lambda: TrainedClassifier.load(tmp_path / "trained"), "not finite")
+    encoder = TransformerEncoder.from_pretrained(tmp_path / "pretrained")
+    assert np.isnan(encoder.layer_norm.bias.numpy()).all()
+
+
 # ------------------------------------------------------------------------------------- tokenizers
 
 DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
