@@ -32,9 +32,9 @@ class Target(NamedTuple):
 
 def judge(target: Target, data: bytes) -> str:
     """ "result" or "refusal"; a Failure tells what else has happened."""
-    start = time.perf_counter()
+    start = time.process_time()  # ours: the machine may be busy with others
     try:
-        with warnings.catch_warnings(), alarm(2 * SECONDS):
+        with warnings.catch_warnings(), alarm(4 * SECONDS):
             warnings.simplefilter("error")
             target.run(data)
             outcome = "result"
@@ -46,7 +46,7 @@ def judge(target: Target, data: bytes) -> str:
         raise
     except BaseException as e:  # a panic of a library in Rust is no Exception
         raise Failure(f"{type(e).__name__}: {e}") from e
-    if (seconds := time.perf_counter() - start) > SECONDS:
+    if (seconds := time.process_time() - start) > SECONDS:
         raise Failure(f"it took {seconds:.1f} s")
     return outcome
 

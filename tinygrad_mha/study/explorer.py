@@ -138,7 +138,7 @@ def embedded(said: Any) -> str:
     """
     text = json.dumps(said, separators=(",", ":"))
     text = UNSEEN.sub(lambda m: rf"\\{m[2]}" if m[2] else m[0], text)
-    return "".join(f"\\u{ord(c):04x}" if c in "<>&" else c for c in text)
+    return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})
 
 
 def framed(page: str) -> str:
