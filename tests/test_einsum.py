@@ -7,17 +7,10 @@ from hypothesis import given
 
 import tinygrad_mha as tg
 from tinygrad_mha import Tensor
-from tinygrad_mha.contraction import (
-    ABREAST,
-    LARGE,
-    MOST,
-    SMALL,
-    _by_itself,
-    at_once,
-    plan_for_two,
-    schedule,
-)
+from tinygrad_mha.contraction import plan_for_two
+from tinygrad_mha.schedule import MOST, at_once, schedule
 from tinygrad_mha.subscripts import parse
+from tinygrad_mha.walking import LARGE, by_itself
 
 EXPRESSIONS = [
     # one operand
@@ -142,7 +135,7 @@ def test_the_numbers_of_numpy_wherever_hypothesis_looks(case):
     assert_same(tg.einsum(*xs, **params), want)
 
 
-LONG = SMALL + 1  # a row of which a copy pays
+LONG = 1025  # a row of which a copy pays
 
 
 def by_lot(rng):
@@ -177,10 +170,10 @@ def test_the_numbers_of_numpy_by_lot(rng):
             ways.add((plan.way, "transposed", plan.order is not None))
             ways.add((plan.way, "left", plan.left.flip))
             ways.add((plan.way, "right", plan.right.flip))
-    matmul = {(way, what, is_so) for what in ("transposed", "left", "right")
-              for is_so in (True, False) for way in ("matmul", "small")}  # fmt: skip
-    others = {("multiply", "transposed", True), ("multiply", "transposed", False)}
-    assert ways > matmul | others | {("many", True), ("many", False), ("loops", "left", False)}
+    both = {("matmul", what) for what in ("transposed", "left")}
+    both |= {("as it lies", "transposed"), ("multiply", "transposed"), ("many",)}
+    assert ways > {(*what, is_so) for what in both for is_so in (True, False)}
+    assert ("loops", "left", False) in ways
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.uint16, np.float32, np.complex128])
@@ -398,10 +391,11 @@ def test_without_a_sum_it_multiplies(subscripts, calls, rng):
 @pytest.mark.parametrize(
     ("subscripts", "a", "b"),
     [
-        ("ib,ib->b", (3, ABREAST), (3, ABREAST)),
-        ("ib,ib->b", (LONG, ABREAST), (LONG, ABREAST)),
-        ("ijb,jkb->ikb", (2, 3, ABREAST), (3, 4, ABREAST)),
-        ("ibc,ibc->bc", (3, ABREAST // 2, 2), (3, ABREAST // 2, 2)),
+        ("ib,ib->b", (3, 100), (3, 100)),
+        ("ib,ib->b", (LONG, 100), (LONG, 100)),
+        ("ijb,jkb->ikb", (2, 3, 100), (3, 4, 100)),
+        ("ibc,ibc->bc", (3, 50, 2), (3, 50, 2)),
+        ("cdba,cdba->b", (2, 5, 3, 200), (2, 5, 3, 200)),  # sums of long rows that lie scattered
     ],
 )
 def test_products_side_by_side_are_left_to_numpys_loops(subscripts, a, b, calls, rng):
@@ -414,10 +408,10 @@ def test_products_side_by_side_are_left_to_numpys_loops(subscripts, a, b, calls,
 @pytest.mark.parametrize(
     ("subscripts", "a", "b"),
     [
-        ("bi,bi->b", (ABREAST, 3), (ABREAST, 3)),  # one after the other
-        ("ib,bi->b", (3, ABREAST), (ABREAST, 3)),
-        ("ib,ib->b", (3, ABREAST - 1), (3, ABREAST - 1)),
-        ("ijb,jkb->ikb", (LONG, 3, ABREAST), (3, 4, ABREAST)),
+        ("bi,bi->b", (100, 3), (100, 3)),  # one after the other
+        ("ib,bi->b", (3, 100), (100, 3)),
+        ("ib,ib->b", (3, 10), (3, 10)),
+        ("ijb,jkb->ikb", (50, 50, 16), (50, 50, 16)),  # BLAS is worth the copies
     ],
 )
 def test_all_others_are_matrix_products(subscripts, a, b, calls, rng):
@@ -426,13 +420,13 @@ def test_all_others_are_matrix_products(subscripts, a, b, calls, rng):
     assert calls["einsum"] == []
 
 
-@pytest.mark.parametrize(("rows", "packed"), [(LONG, True), (4, False)])
-def test_matrices_scattered_in_memory_are_packed_unless_they_are_small(rows, packed, calls, rng):
-    """NumPy 2.0 multiplies them number by number."""
+@pytest.mark.parametrize("rows", [LONG, 4])
+def test_matrices_scattered_in_memory_are_packed(rows, calls, rng):
+    """NumPy 2.0 multiplies them number by number, and so do later ones if they are small."""
     a, b = rng.standard_normal((rows, 4, 5)), rng.standard_normal((3, 4, 5))
     y = tg.einsum("ijb,kjb->ikb", a, b)
     [pair] = calls["matmul"]
-    assert all(x.flags.c_contiguous or x.mT.flags.c_contiguous for x in pair) == packed
+    assert all(x.flags.c_contiguous or x.mT.flags.c_contiguous for x in pair)
     np.testing.assert_allclose(y, np.einsum("ijb,kjb->ikb", a, b))
 
 
@@ -576,7 +570,7 @@ def test_short_rows_are_not_walked_along(rng):
     np.testing.assert_array_equal(y, np.einsum("ebc,a->ebca", a, b))
 
 
-def test_in_which_order_numpy_walks_by_itself(rng):
+def test_in_which_order_numpy_walksby_itself(rng):
     for _ in range(300):
         sizes = dict(zip("abcd", rng.choice([1, 2, 3], 4).tolist(), strict=True))
         terms = ["".join(rng.permutation(list(sizes))[: rng.integers(1, 5)]) for _ in range(2)]
@@ -590,7 +584,7 @@ def test_in_which_order_numpy_walks_by_itself(rng):
             xs.append(x[tuple(slice(None) if l in term else None for l in output)])
         strides = dict(zip(output, np.multiply(*xs).strides, strict=True))
         want = sorted((l for l in output if sizes[l] != 1), key=lambda l: -strides[l])
-        assert [l for l in _by_itself(output, sizes, steps) if sizes[l] != 1] == want
+        assert [l for l in by_itself(output, sizes, steps) if sizes[l] != 1] == want
 
 
 @pytest.mark.parametrize(
@@ -599,9 +593,9 @@ def test_in_which_order_numpy_walks_by_itself(rng):
         ("bca,a->cab", ((300, 60, 5), (5,)), "cab"),  # rows of 300 numbers instead of 5
         ("bca,a->cab", ((300, 60, 50), (50,)), "bca"),  # of 50: as NumPy would, who reads in order
         ("bca,a->cba", ((300, 60, 5), (5,)), "cab"),  # neither the output nor NumPy
-        # rows of 300 instead of 10, of numbers that lie apart: if the cache holds all of them
-        ("ab,bcfa->fbac", ((10, 10), (10, 300, LARGE // 30000, 10)), "fbac"),
-        ("ab,bcfa->fbac", ((10, 10), (10, 300, LARGE // 30000 + 1, 10)), "bcfa"),
+        # rows of 300 instead of 5, of numbers that lie apart: if the cache holds all of them
+        ("ab,bcfa->fbac", ((5, 10), (10, 300, LARGE // 15000, 5)), "fbac"),
+        ("ab,bcfa->fbac", ((5, 10), (10, 300, LARGE // 15000 + 1, 5)), "bcfa"),
         ("ba,ac->bca", ((40, 100), (100, 5)), "bca"),  # rows of 100; NumPy's would have 5
         # NumPy does not walk in rows of 2, as the larger one lies: it has e last
         ("baec,ce->ceab", ((300, 2, 200, 2), (2, 200)), "bace"),
@@ -625,16 +619,75 @@ def test_what_has_to_be_copied_is_read_in_the_order_of_its_memory():
     assert plan.order == (1, 0)
 
 
+def test_a_diagonal_is_a_view_whose_numbers_lie_apart(rng):
+    """Its 800 rows of 100 have to be copied; an array that lies in one piece has not."""
+    d, whole, apart = (100,), (200, 2, 2, 100), (2, 200, 2, 2, 100)
+    cost = (
+        plan_for_two("d,cecad->eac", (d, apart)).cost - plan_for_two("d,ecad->eac", (d, whole)).cost
+    )
+    assert 80_000 < cost < 200_000
+    assert_values_and_gradients("d,cecad->eac", (d, apart), rng)
+
+
+def test_strangers_meet_last(rng):
+    """What grows by a product should not be read again: bfd takes up eda before c, of which it
+    has no label. Two that shrink may meet.
+    """
+    shapes = ((30,), (200, 5, 10), (3, 10, 1))
+    assert [step[:2] for step in schedule("c,bfd,eda->bcedf", shapes)] == [(1, 2), (0, 1)]
+    assert work("ac,c,b->ac", (10, 10), (1,), (10,)) == 10 + 100
+    assert_values_and_gradients("c,bfd,eda->bcedf", ((4,), (5, 2, 3), (2, 3, 1)), rng)
+
+
 @pytest.mark.parametrize(
-    ("subscripts", "shapes", "flip"),
+    ("subscripts", "shapes"),
     [
-        ("d,cecad->eac", ((100,), (2, 200, 2, 2, 100)), True),  # rows of 100 are copied, as rows
-        ("d,ecad->eac", ((100,), (200, 2, 2, 100)), False),  # nothing is copied
+        ("cba,bd->cda", ((2, 3, 2), (3, 5))),
+        ("bcd,acd->dba", ((5, 2, 2), (3, 2, 2))),
+        ("cdb,ad->cab", ((3, 5, 3), (2, 5))),
     ],
 )
-def test_a_diagonal_is_a_view_whose_numbers_lie_apart(subscripts, shapes, flip, rng):
-    assert plan_for_two(subscripts, shapes).right.flip == flip
+def test_what_is_copied_by_its_columns(subscripts, shapes, rng):
+    assert plan_for_two(subscripts, shapes).right.flip
     assert_values_and_gradients(subscripts, shapes, rng)
+
+
+BLAS_LIKES = [
+    # the longer side as columns, of which it computes many in a step: 3 rows, not 3 columns
+    ("ebcd,ac->bdea", ((30, 10, 2, 300), (3, 2)), (3, 2), (2, 90000)),
+    ("faed,bfea->fdab", ((2, 100, 3, 300), (10, 2, 3, 100)), (2, 100, 10, 3), (2, 100, 3, 300)),
+    # but a matrix that lies by columns is read faster on the left
+    ("cd,ead->cae", ((3, 300), (10, 300, 300)), (3000, 300), (300, 3)),
+    ("bda,ebd->ae", ((60, 300, 2), (30, 60, 300)), (30, 18000), (18000, 2)),
+    # the product of a layer lies as it is wanted
+    ("bti,ij->btj", ((32, 50, 64), (64, 10)), (1600, 64), (64, 10)),
+    ("bhqd,bhkd->bhqk", ((2, 4, 64, 32), (2, 4, 99, 32)), (2, 4, 64, 32), (2, 4, 32, 99)),
+]
+
+
+@pytest.mark.parametrize(("subscripts", "shapes", "left", "right"), BLAS_LIKES)
+def test_which_operand_stands_on_the_left(subscripts, shapes, left, right, calls, rng):
+    tg.einsum(subscripts, *map(rng.standard_normal, shapes))
+    assert [tuple(x.shape for x in pair) for pair in calls["matmul"]] == [(left, right)]
+
+
+@pytest.mark.parametrize(
+    ("subscripts", "shapes", "first"),
+    [
+        # b was summed with c last: from (a, b, c) the rows are a view, from (a, c, b) a copy
+        ("acb,b,bc,abc->ba", ((100, 100, 60), (60,), (60, 100), (100, 60, 100)), "acb,abc->abc"),
+        # both products of two lie alike, the longest axis last, and are summed in one piece
+        (
+            "bcda,bacd,acdb,cbda->b",
+            ((3, 200, 200, 5), (3, 5, 200, 200), (5, 200, 200, 3), (200, 3, 200, 5)),
+            "bcda,bacd->bacd",
+        ),
+    ],
+)
+def test_a_product_lies_as_the_next_one_wants_it(subscripts, shapes, first, rng):
+    assert schedule(subscripts, shapes)[0][2] == first
+    small = tuple(tuple(min(n, 4) for n in shape) for shape in shapes)
+    assert_values_and_gradients(subscripts, small, rng)
 
 
 def test_more_operands_than_numpys_loops_take(rng):
@@ -669,7 +722,7 @@ def test_a_plan_is_made_once(rng):
     [
         ("bi,bi->b", ((3, LONG), (3, LONG))),
         ("ib,ib->b", ((LONG, 3), (LONG, 3))),
-        ("ib,ib->b", ((3, ABREAST), (3, ABREAST))),
+        ("ib,ib->b", ((3, 100), (3, 100))),
         ("ijb,jkb->ikb", ((2, 3, 4), (3, 5, 4))),
         ("ij,jk,kl,lm->im", ((2, 3), (3, 4), (4, 5), (5, 2))),
         (",i,->i", ((), (3,), ())),

@@ -5,34 +5,30 @@ one of them (left, right). That is a batch of matrix products,
 
     (batch, left, contracted) @ (batch, contracted, right) -> (batch, left, right)
 
-and needs nothing but axes in another order.
-
-More than two: two at a time, in the order that ``schedule`` finds.
+and needs nothing but axes in another order. Of the ways to do it, the plan takes the one that costs
+the least by the figures of walking.py. schedule.py brings more than two operands to this.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from functools import partial
-from itertools import combinations, takewhile
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .backend import is_array, xp
 from .subscripts import Shape, parse, remembered, shape_of
+from .walking import copying, count, left_of, looping, multiplying, steps_of
 
-START = 40  # numbers that are copied in the time that it takes to begin a new row of them
-APART = 4  # as many in the time of one, where they are no neighbours
-MULTIPLY_START, MULTIPLY_APART = 100, 10  # the same of a product, which reads two and writes one
-LONG, JUMPS = 2048, 2  # and rows shorter than this leave the processor no time to read ahead
-LARGE, FAR = 3 * 2**18, 3  # more numbers leave the cache: apart, they cost so many times more
-FEW = 4096  # multiplications that take no longer than a second call
-MOST = 63  # operands that NumPy's loops take
-SMALL = 1024  # multiplications in a product of two matrices; in fewer, a copy costs more than BLAS
-ABREAST = 32  # products that lie side by side; from here on, all of them at once is the fastest
-NARROW = 64  # rows: from here on, NumPy's own loops are slow even there
+# In the unit of walking.py, measured as well:
+PRODUCT, OF_VECTORS = 0.25, 0.6  # a multiplication in BLAS
+AS_IT_LIES = 4  # a multiplication of scattered numbers
+ONE, ONE_OF_VECTORS, ONE_NUMBER = 300, 200, 50  # to begin one of many products
+TURNED = 2  # BLAS reads the matrix on the right by rows: each number of one that lies by columns
+NARROW = 16  # columns: for fewer, BLAS takes as long
+AWRY = 500  # a result whose last axis is not the innermost: its reader has to jump, and so in vain
+CALL = 1000  # what a call of np.einsum takes longer than one of np.matmul
+SURE = 1.7  # so many times cheaper must loops seem: the cost of BLAS is known better than theirs
 
 
 def einsum_of_one(subscripts: str, x: Any) -> Any:
@@ -59,15 +55,16 @@ class Plan(NamedTuple):
     swap: bool  # the first operand stands on the right
     left: Side
     right: Side
-    way: str  # "multiply", "matmul", "small" (a matmul of the matrices as they lie) or "loops"
+    way: str  # "multiply", "matmul", "as it lies" (a matmul of vectors left apart) or "loops"
     shape: Shape | None  # of the result, unless it has it already
     order: tuple[int, ...] | None  # of its axes after that
+    cost: float
     loops: str = ""  # the subscripts for NumPy's own loops
 
 
 def einsum_of_two(subscripts: str, a: Any, b: Any) -> Any:
-    plan = plan_for_two(subscripts, (shape_of(a), shape_of(b)))
     m = xp(a if is_array(a) else b)
+    plan = plan_for_two(subscripts, (shape_of(a), shape_of(b)), m is np)
     left, right = (b, a) if plan.swap else (a, b)
     left, right = _prepared(m, left, plan.left), _prepared(m, right, plan.right)
     if plan.way == "multiply":
@@ -133,8 +130,10 @@ class Sorted(NamedTuple):
 
 
 @remembered
-def plan_for_two(subscripts: str, shapes: tuple[Shape, Shape]) -> Plan:
-    """Sort the labels of two operands into batch, left, right and contracted."""
+def plan_for_two(subscripts: str, shapes: tuple[Shape, Shape], loops: bool = True) -> Plan:
+    """The cheapest way to contract two operands; without ``loops``, which a GPU has no use for,
+    a product of matrices.
+    """
     terms, output, sizes = parse(subscripts, shapes)
     lengths = [dict(zip(t, s, strict=True)) for t, s in zip(terms, shapes, strict=True)]
     # An axis of length 1 counts for nothing where the other operand has n.
@@ -150,7 +149,9 @@ def plan_for_two(subscripts: str, shapes: tuple[Shape, Shape]) -> Plan:
     labels = Sorted(terms, lengths, output, sizes, batch, contracted, left, right)
     if not contracted:
         return _multiply(labels, a, b)
-    return _many_at_once(labels, a, b) or _matrices(labels)
+    matrices = min((_matrices(labels, swap) for swap in (False, True)), key=lambda plan: plan.cost)
+    by_loops = _loops(labels, a, b)
+    return by_loops if loops and by_loops.cost < matrices.cost / SURE else matrices
 
 
 def _multiply(labels: Sorted, a: list[str], b: list[str]) -> Plan:
@@ -159,126 +160,86 @@ def _multiply(labels: Sorted, a: list[str], b: list[str]) -> Plan:
     swap = count(sizes, b) > count(sizes, a)
     if swap:
         a, b, terms, lengths = b, a, terms[::-1], lengths[::-1]
-    walk = _walk(terms, lengths, a, b, output)
+    cost, walk = multiplying(output, sizes, *_memory(terms, lengths, (a, b)))
     one = _factor(terms[0], lengths[0], a, walk)
     other = _factor(terms[1], lengths[1], b, walk)
     as_they_lie = (
         walk == output and one.order is None and all(l in a or sizes[l] == 1 for l in output)
     )
     order = None if as_they_lie else tuple(walk.index(l) for l in output)
-    return Plan(swap, one, other, "multiply", None, order)
+    return Plan(swap, one, other, "multiply", None, order, cost)
 
 
-def _many_at_once(labels: Sorted, a: list[str], b: list[str]) -> Plan | None:
-    """Tiny matrices whose numbers lie side by side: all the first ones, then all the second ones.
-    NumPy's loops do that, a row of them in the time of one product.
-    """
-    terms, lengths, output, sizes, _, contracted, left, right = labels
-    each = count(sizes, [*left, *right])
-    if each > 1 and each * count(sizes, contracted) > SMALL:
-        return None
-    kept = [_left(*operand) for operand in zip(terms, lengths, (a, b), strict=True)]
-    rows = [[l for l in term if sizes[l] != 1][::-1] for term in kept]
-    pairs = zip(*rows, strict=False)  # from the last axis on, until one has no more
-    beside = takewhile(lambda pair: pair[0] == pair[1] and pair[0] in output, pairs)
-    if count(sizes, (l for l, _ in beside)) < ABREAST:
-        return None
+def _loops(labels: Sorted, a: list[str], b: list[str]) -> Plan:
+    terms, lengths, output, sizes, _, contracted, *_ = labels
+    kept = ["".join(left_of(*operand)) for operand in zip(terms, lengths, (a, b), strict=True)]
     one, other = (
-        Side(None if k == list(term) else f"{term}->{''.join(k)}", None, None)
+        Side(None if k == term else f"{term}->{k}", None, None)
         for k, term in zip(kept, terms, strict=True)
     )
-    loops = f"{','.join(map(''.join, kept))}->{output}"
-    return Plan(False, one, other, "loops", None, None, loops)
+    cost = CALL + looping(output, contracted, sizes, *_memory(terms, lengths, (a, b)))
+    return Plan(False, one, other, "loops", None, None, cost, f"{','.join(kept)}->{output}")
 
 
-def _matrices(labels: Sorted) -> Plan:
-    # The last axis of the output on the right: then the product lies in memory as it is wanted.
-    swap = labels.output[-1:] in labels.left
+def _memory(terms: Any, lengths: Any, wanted: Any) -> tuple[list[dict[str, int]], list[int]]:
+    """The steps of both operands along these labels, and how many numbers they have."""
+    steps, numbers = [], []
+    for term, length, labels in zip(terms, lengths, wanted, strict=True):
+        left = left_of(term, length, labels)
+        steps.append({l: n for l, n in steps_of(term, length, left).items() if l in labels})
+        numbers.append(count(length, left))
+    return steps, numbers
+
+
+def _matrices(labels: Sorted, swap: bool) -> Plan:
     if swap:
         labels = labels.exchanged()
     terms, lengths, output, sizes, batch, contracted, left, right = labels
     # The batch and the contracted labels may come in any order that is the same for both operands:
-    # that of an operand may spare it a copy, or a copy that jumps about in memory.
+    # that of an operand may spare it a copy, or a copy that jumps about in memory; the longest
+    # last makes long rows.
     choices = [
         (
             _matrix(terms[0], lengths[0], lead, left, inner),
-            _matrix(terms[1], lengths[1], lead, inner, right),
+            _matrix(terms[1], lengths[1], lead, inner, right, TURNED),
             [*lead, *left, *right],
         )
         for lead in _orders(batch, *terms, output)
-        for inner in _orders(contracted, *terms)
+        for inner in (*_orders(contracted, *terms), sorted(contracted, key=sizes.__getitem__))
     ]
-    (_, one), (_, other), have = min(choices, key=lambda c: c[0][0] + c[1][0])
-    rows = count(sizes, left)
-    small = batch and (
-        rows * count(sizes, right) == 1  # to copy a row takes as long as to multiply it
-        or (rows < NARROW and rows * count(sizes, [*contracted, *right]) <= SMALL)
-    )
+    (cost, one), (more, other), have = min(choices, key=lambda c: c[0][0] + c[1][0])
+    way, cost = _way(labels, cost + more)
+    if output[-1:] in left:  # what comes out does not lie as it is wanted
+        cost += AWRY + 2 * count(sizes, output)
     return Plan(
         swap,
         one,
         other,
-        "small" if small else "matmul",
+        way,
         None if len(left) == len(right) == 1 else tuple(sizes[l] for l in have),
         None if have == list(output) else tuple(have.index(l) for l in output),
+        cost,
     )
 
 
-def count(sizes: dict[str, int], labels: Iterable[str]) -> int:
-    return math.prod(sizes[l] for l in labels)
+def _way(labels: Sorted, copies: float) -> tuple[str, float]:
+    """Whether scattered vectors are worth a copy, and what all of it costs."""
+    sizes, many = labels.sizes, count(labels.sizes, labels.batch)
+    rows, columns = count(sizes, labels.left), count(sizes, labels.right)
+    inner = many * count(sizes, labels.contracted)
+    every = inner * rows * columns
+    if 1 not in (rows, columns):
+        narrow = inner * rows + 2 * count(sizes, labels.output) if columns < NARROW else 0
+        return "matmul", copies + narrow + ONE * many + PRODUCT * every
+    packed = (
+        copies + (ONE_NUMBER if rows == columns else ONE_OF_VECTORS) * many + OF_VECTORS * every
+    )
+    apart = ONE_NUMBER * many * rows * columns + AS_IT_LIES * every
+    return ("as it lies", apart) if copies and apart < packed else ("matmul", packed)
 
 
 def _orders(labels: list[str], *terms: str) -> Iterator[list[str]]:
     return (sorted(labels, key=term.index) for term in terms)
-
-
-def _walk(
-    terms: tuple[str, ...], lengths: list[dict[str, int]], a: list[str], b: list[str], output: str
-) -> str:
-    """In which order a product without a sum walks its axes: NumPy's own, unless another takes much
-    less time, such as that of the larger operand ``a`` with one of the axes last.
-    """
-    sizes = {l: max(length.get(l, 1) for length in lengths) for l in output}
-    steps = []  # of each label in each operand
-    apart = []  # what a number there costs more if it is no neighbour of the one before
-    for term, length, labels in zip(terms, lengths, (a, b), strict=True):
-        left = _left(term, length, labels)
-        steps.append({l: n for l, n in _steps(term, length, left).items() if l in labels})
-        apart.append(MULTIPLY_APART * (FAR if count(length, left) > LARGE else 1))
-
-    def cost(walk: list[str]) -> float:
-        """For each number. A row is what lies at equal steps in both operands."""
-        row, walk = 1, [l for l in walk if sizes[l] != 1]
-        step = [s.get(walk[-1], 0) if walk else 0 for s in steps]
-        for l in reversed(walk):
-            if any(s.get(l, 0) != row * inner for s, inner in zip(steps, step, strict=True)):
-                break
-            row *= sizes[l]
-        jumps = sum(more for more, inner in zip(apart, step, strict=True) if inner > 1)
-        jumps += JUMPS if row < LONG else 0
-        return 3 + jumps + MULTIPLY_START / max(row, 1)
-
-    as_a = [l for l in output if l not in a] + a
-    others = [list(output), *(sorted(as_a, key=l.__eq__) for l in output)]
-    best, by_itself = min(others, key=cost), _by_itself(output, sizes, steps)
-    return "".join(best if cost(best) < cost(by_itself) / 1.5 else by_itself)
-
-
-def _by_itself(output: str, sizes: dict[str, int], steps: list[dict[str, int]]) -> list[str]:
-    """In which order NumPy walks the axes if nobody says: that of the output, but an axis goes
-    further in where every operand that has both takes shorter steps along it.
-    """
-    long = [{l: n for l, n in step.items() if sizes[l] != 1} for step in steps]
-    walk: list[str] = []  # the innermost first
-    for l in reversed(output):
-        to = len(walk)
-        for k in reversed(range(len(walk))):
-            shorter = [step[l] < step[walk[k]] for step in long if {l, walk[k]} <= step.keys()]
-            if shorter and not all(shorter):
-                break
-            to = k if shorter else to
-        walk.insert(to, l)
-    return walk[::-1]
 
 
 def _factor(term: str, length: dict[str, int], labels: list[str], output: str) -> Side:
@@ -289,23 +250,33 @@ def _factor(term: str, length: dict[str, int], labels: list[str], output: str) -
 
 
 def _matrix(
-    term: str, length: dict[str, int], lead: list[str], rows: list[str], columns: list[str]
+    term: str,
+    length: dict[str, int],
+    lead: list[str],
+    rows: list[str],
+    columns: list[str],
+    turning: float = 0,
 ) -> tuple[float, Side]:
-    """Matrices with these rows and columns, one for each of ``lead``: what they cost, and how."""
-    outer = tuple(length[l] for l in lead)
+    """Matrices with these rows and columns, one for each of ``lead``: what they cost, and how.
+    ``turning`` is what each number costs more where they lie by columns.
+    """
+    outer, wanted = tuple(length[l] for l in lead), [*lead, *rows, *columns]
     n, m = count(length, rows), count(length, columns)
-    upright = _side(term, length, [*lead, *rows, *columns], (*outer, n, m))
+    turning *= 0 if 1 in (n, m) else count(length, wanted)
+    upright = _side(term, length, wanted, (*outer, n, m))
+    copy = copying(term, length, lead, rows, columns)
+    if copy == 0:
+        steps = steps_of(term, length, left_of(term, length, wanted))
+        by_columns = min((steps[l] for l in columns if length[l] != 1), default=1) != 1
+        return turning * by_columns, upright
     turned = _side(term, length, [*lead, *columns, *rows], (*outer, m, n))._replace(flip=True)
-    return min(
-        (_copying(term, length, lead, rows, columns), upright),
-        (_copying(term, length, lead, columns, rows), turned),
-        key=lambda choice: choice[0],
-    )
+    turning += copying(term, length, lead, columns, rows)
+    return (turning, turned) if turning < copy else (copy, upright)
 
 
 def _side(term: str, length: dict[str, int], wanted: list[str], shape: Shape) -> Side:
     """The labels ``wanted``, in this order, and then this shape, without what has length 1."""
-    left = _left(term, length, wanted)
+    left = left_of(term, length, wanted)
     order = [left.index(l) for l in left if l not in wanted] + [left.index(l) for l in wanted]
     ordered = tuple(length[left[axis]] for axis in order)
     return Side(
@@ -313,127 +284,3 @@ def _side(term: str, length: dict[str, int], wanted: list[str], shape: Shape) ->
         None if order == sorted(order) else tuple(order),
         None if ordered == shape else shape,
     )
-
-
-def _left(term: str, length: dict[str, int], wanted: list[str]) -> list[str]:
-    """What is left of a term when its diagonals are taken, and its own labels summed."""
-    return [l for l in dict.fromkeys(term) if l in wanted or length[l] == 1]
-
-
-def _steps(term: str, length: dict[str, int], left: list[str]) -> dict[str, int]:
-    """How far apart neighbours along each label are, in numbers. A diagonal is a view, and goes
-    one further along all its axes at once; what is summed is a new array.
-
-    >>> _steps("aba", dict(a=3, b=4), ["a", "b"])
-    {'a': 13, 'b': 3}
-    >>> _steps("abc", dict(a=3, b=4, c=5), ["a", "c"])  # b is summed
-    {'a': 5, 'c': 1}
-    """
-    lie = term if set(term) == set(left) else left
-    apart = {l: [count(length, lie[k + 1 :]) for k, m in enumerate(lie) if m == l] for l in left}
-    return {l: sum(steps) for l, steps in apart.items()}
-
-
-def _copying(
-    term: str, length: dict[str, int], lead: list[str], rows: list[str], columns: list[str]
-) -> float:
-    """What a copy costs, in numbers copied; 0 where these matrices are a view.
-
-    >>> length = dict(a=2, b=3, c=4, d=5)
-    >>> _copying("abcd", length, ["a"], ["b"], ["c", "d"])  # the last two axes become one
-    0.0
-    >>> _copying("abcd", length, ["a"], ["c", "d"], ["b"])  # the columns of that matrix
-    0.0
-    >>> _copying("abcd", length, ["a"], ["c"], ["b", "d"])  # 120 numbers, in rows of 5
-    1080.0
-    """
-    left = _left(term, length, [*lead, *rows, *columns])
-    steps = _steps(term, length, left)
-    axes = partial(_merged, length, steps)
-    as_they_lie = [*map(axes, lead), axes(rows), axes(columns)]
-    inner = {run[-1][1] for run in as_they_lie[-2:] if run}
-    if all(len(run) <= 1 for run in as_they_lie) and (1 in inner or not inner):
-        return 0.0
-    row, step = (axes([*lead, *rows, *columns]) or [(1, 1)])[-1]
-    return count(length, left) * ((1 if step == 1 else APART) + START / max(row, 1))
-
-
-def _merged(
-    length: dict[str, int], steps: dict[str, int], labels: Iterable[str]
-) -> list[tuple[int, int]]:
-    """Length and step of the axes, where those that follow each other in memory are one."""
-    runs: list[tuple[int, int]] = []
-    for l in labels:
-        n, step = length[l], steps[l]
-        if runs and runs[-1][1] == n * step:
-            runs[-1] = (runs[-1][0] * n, step)
-        elif n != 1:
-            runs.append((n, step))
-    return runs
-
-
-# ------------------------------------------------------------------------- more than two operands
-
-
-@remembered
-def schedule(subscripts: str, shapes: tuple[Shape, ...]) -> list[tuple[int, int, str]]:
-    """Which two operands meet, and how, until one is left; their product joins the end of the row.
-
-    Greedy: first the pair whose product takes the least room beyond that of the two (which it sets
-    free); among equals, the one with the fewest multiplications.
-    >>> schedule("ij,jk,k->i", ((100, 100), (100, 100), (100,)))  # no product of two matrices
-    [(1, 2, 'jk,k->j'), (0, 1, 'ij,j->i')]
-    """
-    parsed = parse(subscripts, shapes)
-    rest = list(zip(parsed.terms, shapes, strict=True))
-    steps = []
-    while len(rest) > 1:
-        options = []
-        for i, j in combinations(range(len(rest)), 2):
-            # Each label once, although twice in a term: of a diagonal no more is read.
-            one, other = (dict(zip(*rest[k], strict=True)) for k in (i, j))
-            both = one | {l: max(n, one.get(l, 1)) for l, n in other.items()}
-            later = parsed.output + "".join(t for k, (t, _) in enumerate(rest) if k not in (i, j))
-            kept = "".join(l for l in both if l in later)
-            room = count(both, kept) - count(one, one) - count(other, other)
-            options.append((room, count(both, both), i, j, kept))
-        *_, i, j, kept = min(options)
-        (b, b_shape), (a, a_shape) = rest.pop(j), rest.pop(i)
-        step = f"{a},{b}->{kept if rest else parsed.output}"
-        if rest:
-            step = _as_it_comes(step, (a_shape, b_shape))
-        _, product, sizes = parse(step, (a_shape, b_shape))
-        steps.append((i, j, step))
-        rest.append((product, tuple(sizes[l] for l in product)))
-    return steps
-
-
-def _as_it_comes(subscripts: str, shapes: tuple[Shape, Shape]) -> str:
-    """The same product, with the labels of the output in the order in which they lie in memory."""
-    terms, output, _ = parse(subscripts, shapes)
-    plan = plan_for_two(subscripts, shapes)
-    if plan.way == "multiply":  # as the larger one lies, unless it is walked in another order
-        output = "".join(sorted(output, key=terms[plan.swap].find))
-        plan = plan_for_two(f"{','.join(terms)}->{output}", shapes)
-    if plan.order is not None:
-        have = dict(zip(plan.order, output, strict=True))
-        output = "".join(have[axis] for axis in range(len(output)))
-    return f"{','.join(terms)}->{output}"
-
-
-@remembered
-def at_once(subscripts: str, shapes: tuple[Shape, ...]) -> bool:
-    """Where nothing is summed, and two at a time would not save many multiplications."""
-    terms, output, sizes = parse(subscripts, shapes)
-    if set(output) != set(sizes) or len(terms) > MOST:
-        return False
-    every = count(sizes, sizes) * (len(terms) - 1)
-    return every < FEW or every < 1.5 * sum(
-        count(sizes, set(step) & set(sizes)) for *_, step in schedule(subscripts, shapes)
-    )
-
-
-def einsum_of_many(subscripts: str, *xs: Any) -> Any:
-    """NumPy's loops over all of them: see ``at_once``."""
-    terms, output, _ = parse(subscripts, tuple(map(shape_of, xs)))
-    return xp(xs[0]).einsum(f"{','.join(terms)}->{output}", *xs)

@@ -22,9 +22,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from .backend import is_array
-from .contraction import at_once, einsum_of_many, einsum_of_one, einsum_of_two, schedule
+from .contraction import einsum_of_one, einsum_of_two
 from .movement import broadcast_to, scatter
 from .sampling import normal
+from .schedule import at_once, einsum_of_many, schedule
 from .subscripts import Shape, parse, remembered, shape_of
 from .tensor import Op, Tensor, constant, is_floating
 
