@@ -32,14 +32,14 @@ def schedule(subscripts: str, shapes: tuple[Shape, ...]) -> list[tuple[int, int,
         options = []
         for i, j in combinations(range(len(rest)), 2):
             # Each label once, although twice in a term: of a diagonal no more is read.
-            one, other = (dict(zip(*rest[k][0][:2], strict=True)) for k in (i, j))
-            both = one | {l: max(n, one.get(l, 1)) for l, n in other.items()}
+            first, second = (dict(zip(*rest[k][0][:2], strict=True)) for k in (i, j))
+            both = first | {l: max(n, first.get(l, 1)) for l, n in second.items()}
             later = parsed.output + "".join(
                 t[0].term for k, t in enumerate(rest) if k not in (i, j)
             )
             kept = "".join(l for l in both if l in later)
-            room = count(both, kept) - count(one, one) - count(other, other)
-            outer = room > 0 and one.keys().isdisjoint(other)
+            room = count(both, kept) - count(first, first) - count(second, second)
+            outer = room > 0 and first.keys().isdisjoint(second)
             options.append((outer, room, count(both, both), i, j, kept))
         *_, i, j, kept = min(options)
         b, a = rest.pop(j), rest.pop(i)
