@@ -405,6 +405,12 @@ def test_products_side_by_side_are_left_to_numpys_loops(subscripts, a, b, calls,
     assert_same(y, np.einsum(subscripts, a, b))
 
 
+def test_a_gpu_has_no_use_for_loops():
+    shapes = ((LONG, 100), (LONG, 100))
+    assert plan_for_two("ib,ib->b", shapes).way == "loops"
+    assert plan_for_two("ib,ib->b", shapes, False).way != "loops"
+
+
 @pytest.mark.parametrize(
     ("subscripts", "a", "b"),
     [

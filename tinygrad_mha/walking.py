@@ -12,17 +12,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import takewhile
 
-SUM_ROW, SCALE_ROW, COPY_ROW, MULTIPLY_ROW = (
-    50,
-    300,
-    40,
-    100,
-)  # to begin a new row, of a sum, a copy, a product
-APART, SUM_APART, MULTIPLY_APART = (
-    2,
-    3,
-    10,
-)  # what a number costs more that is no neighbour of the one before
+COPY_ROW, MULTIPLY_ROW = 40, 100  # to begin a new row of a copy, and of a product
+SUM_ROW, SCALE_ROW = 50, 300  # of a sum of products, and of one row times a number added to another
+APART, SUM_APART, MULTIPLY_APART = 2, 3, 10  # what one number more costs that follows no neighbour
 LINE, WAY = 16, 512  # a cache line of numbers; from so many lines on, one does not find them again
 LARGE, FAR = 3 * 2**18, 3  # more numbers leave the cache: apart, they cost so many times more
 NEAR = 4096  # so few stay in the first cache, where nothing is far
