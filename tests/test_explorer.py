@@ -720,14 +720,14 @@ def texts(js, selector):
     return js(f"[...document.querySelectorAll({json.dumps(selector)})].map(x => x.textContent)")
 
 
-def written(v):
-    """A number as the page writes it: four digits, a true minus."""
+def written(v, digits=4):
+    """A number as the page writes it: so many digits, a true minus."""
     if v == 0:
         return "0"
     if 1e-3 <= abs(v) < 1e5:
-        return f"{v:.4g}".replace("-", "−")
-    digits, power = f"{v:.2e}".split("e")
-    return f"{digits}e{int(power):+d}".replace("-", "−")
+        return f"{v:.{digits}g}".replace("-", "−")
+    head, power = f"{v:.{digits - 2}e}".split("e")
+    return f"{head}e{int(power):+d}".replace("-", "−")
 
 
 def picture(browser):
@@ -779,20 +779,21 @@ def test_a_walk_through_the_page(browser, tmp_path):
     )
     assert "✓ measured" in texts(js, "#panel .check .ok")
     check = next(c for c in d["calls"] if c["op"] == "cross_entropy")["checks"][0]
-    # the slider shows what was measured with every step: of the slopes many round to the same
-    # text, and with the shortest steps they depend on the processor; the errors tell them apart
+    # the slider shows what was measured with every step (with the shortest, the last digits depend
+    # on the processor, and may be those of another step)
     shown = []
     for k, (slope, error) in enumerate(zip(check["steps"], check["errors"], strict=True), 1):
         js("(() => { const s = document.querySelector('.check input');"
            f" s.value = {k}; s.oninput(); }})()")  # fmt: skip
         lines = texts(js, ".check div")[1:]
         assert lines[:2] == [
-            f"⟨d, v⟩ = {written(check['analytic'])}   differences: {written(slope)}",
+            f"⟨d, v⟩ = {written(check['analytic'], 5)}   differences: {written(slope, 5)}",
             f"error {written(error)} of the largest term",
         ]
         assert f"step 1e−{k} along a random direction v" in lines
-        shown.append(lines[1])
-    assert shown[0] != shown[5]  # the step of 0.1 is too long, that of 1e-6 is the one judged by
+        shown.append(lines[:2])
+    for long, judged in zip(shown[0], shown[5], strict=True):
+        assert long != judged  # the step of 0.1 is too long, that of 1e-6 is judged by
     # by keys, to the end: every call that has a gradient is tinted
     browser.key("End")
     assert js("document.getElementById('slider').value") == str(len(d["order"]))

@@ -147,8 +147,8 @@ function measured(parent, check, a) {
   make("span", check.fine ? "ok" : "no", line, check.fine ? "✓ measured" : "✗ NOT what is measured");
   const values = make("div", "", box), error = make("div", "", box);
   const tell = (numeric, e) => {
-    values.textContent = "⟨d, v⟩ = " + number(check.analytic) +
-      "   differences: " + number(numeric);
+    values.textContent = "⟨d, v⟩ = " + number(check.analytic, 5) +
+      "   differences: " + number(numeric, 5);  // all that was kept: the steps differ in the last
     error.textContent = "error " + number(e) + " of the largest term";
   };
   tell(check.numeric, check.error);

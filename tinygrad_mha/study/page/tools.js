@@ -21,11 +21,12 @@ const clamp = (x, low, high) => Math.max(low, Math.min(high, x));
 const shape = s => "(" + s.join(", ") + (s.length === 1 ? ",)" : ")");
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const rgb = name => css(name).split(" ").map(Number);
-const number = v => {
+const number = (v, digits = 4) => {
   if (typeof v === "string") return v;
   if (v === 0) return "0";
   const a = Math.abs(v);
-  const text = a >= 1e5 || a < 1e-3 ? v.toExponential(2) : String(Number(v.toPrecision(4)));
+  const text = a >= 1e5 || a < 1e-3 ? v.toExponential(digits - 2)
+    : String(Number(v.toPrecision(digits)));
   return text.replaceAll("-", "−");
 };
 const bytes = n => n < 1024 ? n + " B" : n < 1 << 20 ? (n / 1024).toFixed(1) + " KB" :
