@@ -18,7 +18,7 @@ import numpy as np
 
 from .backend import is_array, xp
 from .subscripts import Shape, parse, remembered, shape_of
-from .walking import copying, count, left_of, looping, multiplying, steps_of
+from .walking import copying, count, left_of, looping, multiplying, steps_of, summing
 
 # In the unit of walking.py, measured as well:
 PRODUCT, OF_VECTORS = 0.25, 0.6  # a multiplication in BLAS
@@ -31,10 +31,31 @@ CALL = 1000  # what a call of np.einsum takes longer than one of np.matmul
 SURE = 1.7  # so many times cheaper must loops seem: the cost of BLAS is known better than theirs
 
 
+# --------------------------------------------------------------------------------- one operand
+
+
 def einsum_of_one(subscripts: str, x: Any) -> Any:
     """NumPy's loops read diagonals and transposed axes as views, and sum."""
     terms, output, _ = parse(subscripts, (shape_of(x),))
-    return xp(x).einsum(f"{terms[0]}->{output}", x) if is_array(x) else x
+    return _by_itself(xp(x), f"{terms[0]}->{output}", x) if is_array(x) else x
+
+
+def _by_itself(m: Any, subscripts: str, x: Any) -> Any:
+    """On a GPU at once: a thread sums what belongs to one number, and has no rows to begin."""
+    for step in in_turn(subscripts, x.shape) if m is np else (subscripts,):
+        x = m.einsum(step, x)
+    return x
+
+
+@remembered
+def in_turn(subscripts: str, shape: Shape) -> tuple[str, ...]:
+    """The labels of one operand that are summed, together or one after the other.
+
+    >>> in_turn("abcd->bd", (200, 30, 30, 3))
+    ('abcd->bcd', 'bcd->bd')
+    """
+    (term,), output, _ = parse(subscripts, (shape,))
+    return summing(term, dict(zip(term, shape, strict=True)), output)[1]
 
 
 # ------------------------------------------------------------------------------- two operands
@@ -89,7 +110,7 @@ def _product(m: Any, left: Any, right: Any, order: tuple[int, ...] | None) -> An
 
 def _prepared(m: Any, x: Any, side: Side) -> Any:
     alone, order, shape, flip = side
-    x = x if alone is None else m.einsum(alone, x)
+    x = x if alone is None else _by_itself(m, alone, x)
     x = x if order is None else x.transpose(order)
     x = x if shape is None else x.reshape(shape)
     return x.swapaxes(-1, -2) if flip else x
