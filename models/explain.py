@@ -38,7 +38,8 @@ from tinygrad_mha.backend import Array, placed, to_host
 from tinygrad_mha.tensor import evaluating
 
 from .errors import InputError, one_line, quoted
-from .text import JOINERS, UNKNOWN, tokenize
+from .terminal import columns, fitted, shown
+from .text import UNKNOWN, tokenize
 from .trained import TrainedClassifier
 
 STEPS = 32  # on the way from the baseline
@@ -596,43 +597,6 @@ def inside(e: Explanation) -> np.ndarray:
     own = np.array([not t.special for t in e.tokens], bool)
     own = own if own.any() else ~own
     return own[:, None] & own
-
-
-def shown(text: str) -> str:
-    """A token or a label that can do no harm on a terminal or a page, and is seen.
-
-    Examples
-    --------
-    >>> print(shown("word"), shown(" "), shown("\\u202e"), shown("\\x1b[1m"))
-    word ␣ \\u202e \\x1b[1m
-    """
-    if text.isspace() and text.isprintable():
-        return "␣" * len(text)
-    if text and unicodedata.category(text[0])[0] == "M":  # a mark needs something to stand on
-        text = "◌" + text
-    inside = JOINERS if len(text) > 1 else ""
-    return "".join(c if c in inside else one_line(c) for c in text)
-
-
-def fitted(text: str, width: int) -> str:
-    """`text` in exactly so many columns of a terminal: cut, or filled with blanks.
-
-    Examples
-    --------
-    >>> fitted("東京タワー", 6) + "|", fitted("short", 6) + "|"
-    ('東京… |', 'short |')
-    """
-    if columns(text) > width:
-        while columns(text) > width - 1:
-            text = text[:-1]
-        text += "…"
-    return text + " " * (width - columns(text))
-
-
-def columns(text: str) -> int:
-    """How wide a terminal shows a text."""
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) + wide - sum(unicodedata.category(c) in ("Mn", "Me", "Cf") for c in text)
 
 
 def show(folder: str, text: str, target: str | None, page: str | None, with_json: bool) -> None:

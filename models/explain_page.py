@@ -20,8 +20,9 @@ import numpy as np
 from tinygrad_mha.study.explorer import embedded
 
 from .errors import InputError
-from .explain import Explanation, peaked, shown, strongest
+from .explain import Explanation, peaked, strongest
 from .files import write_whole
+from .terminal import shown
 
 MOST = 1 << 22  # attention weights in a page, 2 bytes each: those of the most peaked heads
 SHORT = 28  # characters that fit in one line of large letters

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .terminal import columns, fitted, shown
+
 
 def confusion_matrix(truth: np.ndarray, answer: np.ndarray, classes: int) -> np.ndarray:
     """How often each class (row) was taken for each class (column).
@@ -43,20 +45,21 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
 def shortened(label: str, limit: int = 24) -> str:
     """A label that fits a table.
 
-    >>> shortened("a" * 1000)
-    'aaaaaaaaaaaaaaaaaaaaaaa…'
+    >>> print(shortened("a" * 1000), shortened("\\u202e"))
+    aaaaaaaaaaaaaaaaaaaaaaa… \\u202e
     """
-    return label if len(label) <= limit else label[: limit - 1] + "…"
+    label = shown(label)
+    return label if columns(label) <= limit else fitted(label, limit).rstrip()
 
 
 def class_table(labels: Sequence[str], measured: dict[str, Any]) -> str:
     """Precision, recall, F1 and support, a line a class."""
     labels = [shortened(label) for label in labels]
-    width = max(map(len, [*labels, "class"]))
+    width = max(map(columns, [*labels, "class"]))
     lines = [f"{'class':{width}}  precision  recall     F1  support"]
-    columns = (measured[k] for k in ("precision", "recall", "f1", "support"))
-    for label, p, r, f, n in zip(labels, *columns, strict=True):
-        lines.append(f"{label:{width}}  {p:9.3f}  {r:6.3f}  {f:5.3f}  {n:7d}")
+    numbers = (measured[k] for k in ("precision", "recall", "f1", "support"))
+    for label, p, r, f, n in zip(labels, *numbers, strict=True):
+        lines.append(f"{fitted(label, width)}  {p:9.3f}  {r:6.3f}  {f:5.3f}  {n:7d}")
     return "\n".join(lines)
 
 
@@ -64,11 +67,12 @@ def confusion_table(labels: Sequence[str], confusion: np.ndarray, most: int = 8)
     """The matrix for a few classes; for many, only the mistakes made most often."""
     labels = [shortened(label) for label in labels]
     if len(labels) <= most:
-        width = max([len(x) for x in labels] + [len(str(confusion.max())), 5])
-        head = " ".join(f"{x:>{width}}" for x in labels)
+        width = max([columns(x) for x in labels] + [len(str(confusion.max())), 5])
+        head = " ".join(fitted(x, width, right=True) for x in labels)
         lines = [f"{'true / answered':>{width + 6}} {head}"]
         for label, row in zip(labels, confusion, strict=True):
-            lines.append(f"{label:>{width + 6}} " + " ".join(f"{n:{width}d}" for n in row))
+            numbers = " ".join(f"{n:{width}d}" for n in row)
+            lines.append(f"{fitted(label, width + 6, right=True)} {numbers}")
         return "\n".join(lines)
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)

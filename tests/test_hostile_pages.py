@@ -10,7 +10,8 @@ from fuzz.pages import explanation
 
 import tinygrad_mha as tg
 from tinygrad_mha.models import explain_page
-from tinygrad_mha.models.explain import Token, shown
+from tinygrad_mha.models.explain import Token
+from tinygrad_mha.models.terminal import shown
 from tinygrad_mha.study import explorer, typeset
 
 HOSTILE = [

@@ -7,7 +7,8 @@ import numpy as np
 
 import tinygrad_mha as tg
 from tinygrad_mha.models import explain_page
-from tinygrad_mha.models.explain import Explanation, Token, shown
+from tinygrad_mha.models.explain import Explanation, Token
+from tinygrad_mha.models.terminal import shown
 from tinygrad_mha.study import explorer, typeset
 
 from .verdict import Target
