@@ -18,7 +18,8 @@ import numpy as np
 
 from .backend import is_array, xp
 from .subscripts import Shape, parse, remembered, shape_of
-from .walking import copying, count, left_of, looping, multiplying, steps_of, summing
+from .summation import of_one
+from .walking import copying, count, left_of, looping, multiplying, steps_of
 
 # In the unit of walking.py, measured as well:
 PRODUCT, OF_VECTORS = 0.25, 0.6  # a multiplication in BLAS
@@ -28,34 +29,7 @@ TURNED = 2  # BLAS reads the matrix on the right by rows: each number of one tha
 NARROW = 16  # columns: for fewer, BLAS takes as long
 AWRY = 500  # a result whose last axis is not the innermost: its reader has to jump, and so in vain
 CALL = 1000  # what a call of np.einsum takes longer than one of np.matmul
-SURE = 1.7  # so many times cheaper must loops seem: the cost of BLAS is known better than theirs
-
-
-# --------------------------------------------------------------------------------- one operand
-
-
-def einsum_of_one(subscripts: str, x: Any) -> Any:
-    """NumPy's loops read diagonals and transposed axes as views, and sum."""
-    terms, output, _ = parse(subscripts, (shape_of(x),))
-    return _by_itself(xp(x), f"{terms[0]}->{output}", x) if is_array(x) else x
-
-
-def _by_itself(m: Any, subscripts: str, x: Any) -> Any:
-    """On a GPU at once: a thread sums what belongs to one number, and has no rows to begin."""
-    for step in in_turn(subscripts, x.shape) if m is np else (subscripts,):
-        x = m.einsum(step, x)
-    return x
-
-
-@remembered
-def in_turn(subscripts: str, shape: Shape) -> tuple[str, ...]:
-    """The labels of one operand that are summed, together or one after the other.
-
-    >>> in_turn("abcd->bd", (200, 30, 30, 3))
-    ('abcd->bcd', 'bcd->bd')
-    """
-    (term,), output, _ = parse(subscripts, (shape,))
-    return summing(term, dict(zip(term, shape, strict=True)), output)[1]
+SURE = 1.4  # so many times cheaper must loops seem: the cost of BLAS is known better than theirs
 
 
 # ------------------------------------------------------------------------------- two operands
@@ -110,7 +84,7 @@ def _product(m: Any, left: Any, right: Any, order: tuple[int, ...] | None) -> An
 
 def _prepared(m: Any, x: Any, side: Side) -> Any:
     alone, order, shape, flip = side
-    x = x if alone is None else _by_itself(m, alone, x)
+    x = x if alone is None else of_one(m, alone, x)
     x = x if order is None else x.transpose(order)
     x = x if shape is None else x.reshape(shape)
     return x.swapaxes(-1, -2) if flip else x

@@ -13,7 +13,8 @@ Every label that the result leaves out is summed over, so the notation *is* its 
 >>> bool((einsum("ij,jk->ik", a, b) == y).all())
 True
 
-Loops are slow. contraction.py finds the matrix product that hides in the labels.
+Loops are slow. summation.py (one operand), contraction.py (two) and schedule.py (more) find the
+matrix products that hide in the labels.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from .backend import is_array
-from .contraction import einsum_of_one, einsum_of_two
+from .contraction import einsum_of_two
 from .movement import broadcast_to, scatter
 from .sampling import normal
 from .schedule import at_once, einsum_of_many, schedule
 from .subscripts import Shape, parse, remembered, shape_of
+from .summation import einsum_of_one
 from .tensor import Op, Tensor, constant, is_floating
 
 # ------------------------------------------------------------------------------- the gradient

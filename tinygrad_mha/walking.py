@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import groupby, takewhile
+from itertools import takewhile
 
 COPY_ROW, MULTIPLY_ROW = 40, 100  # to begin a new row of a copy, and of a product
 SUM_ROW, SCALE_ROW = 50, 300  # of a sum of products, and of one row times a number added to another
@@ -19,8 +19,6 @@ LINE, WAY = 16, 512  # a cache line of numbers; from so many lines on, one does 
 LARGE, FAR = 3 * 2**18, 3  # more numbers leave the cache: apart, they cost so many times more
 NEAR = 4096  # so few stay in the first cache, where nothing is far
 LONG, JUMPS = 2048, 2  # rows shorter than this leave the processor no time to read ahead
-CALL_OF_ONE = 8000  # a call of np.einsum
-SURE_OF_ONE = 2  # so many times cheaper must it seem to sum one label after the other
 
 Lengths = dict[str, int]  # of the axes of an operand, by label
 Steps = dict[str, int]  # how far apart neighbours along each label are, in numbers
@@ -173,39 +171,3 @@ def looping(
     )
     begin = SCALE_ROW if walk[-1] in output and 0 in inner else SUM_ROW
     return count(sizes, walk) * (each + begin / max(row, 1))
-
-
-# ------------------------------------------------------------------------- one operand by itself
-
-
-def summing(term: str, length: Lengths, left: Sequence[str]) -> tuple[float, tuple[str, ...]]:
-    """What it costs to take the diagonals of a term and to sum what is not ``left``, and how: at
-    once, or first the labels that leave long rows, so that few numbers remain for the short ones.
-
-    >>> summing("abcd", dict(a=200, b=30, c=30, d=3), "bd")[1]
-    ('abcd->bcd', 'bcd->bd')
-    >>> summing("abcd", dict(a=30, b=30, c=3, d=200), "bd")[1]
-    ('abcd->bd',)
-    """
-    have = list(dict.fromkeys(term))
-    own = [l for l in have if l not in left]
-    if not own:
-        return 0.0, (f"{term}->{''.join(left)}",)
-    steps, numbers = steps_of(term, length, have), count(length, have)
-
-    def cost(rest: Sequence[str], run: Sequence[str]) -> float:
-        return CALL_OF_ONE + looping(rest, run, length, [steps], [numbers])
-
-    at_once = cost(left, own)
-    best: tuple[float, tuple[str, ...]] = at_once / SURE_OF_ONE, (f"{term}->{''.join(left)}",)
-    for run in _neighbours(have, own):
-        rest = [l for l in have if l not in run]
-        more, later = summing("".join(rest), length, left)
-        best = min(best, (cost(rest, run) + more, (f"{term}->{''.join(rest)}", *later)))
-    return (at_once, best[1]) if len(best[1]) == 1 else best
-
-
-def _neighbours(labels: Sequence[str], some: Sequence[str]) -> list[list[str]]:
-    """Those labels that stand side by side, if not all of them do."""
-    runs = [[*run] for own, run in groupby(labels, some.__contains__) if own]
-    return runs if len(runs) > 1 else []
