@@ -412,6 +412,56 @@ def test_a_gpu_has_no_use_for_loops():
     assert plan_for_two("ib,ib->b", shapes, False).way != "loops"
 
 
+SIZES = {"b": 2, "t": 3, "s": 4, "d": 5}
+MIXED = ["bt,bd->bd", "bt,bt,bd->bd", "bt,bs,btd->bd", "bt,bd->b", "bt,bd,bd->td"]
+
+
+@pytest.mark.parametrize("subscripts", MIXED)
+@pytest.mark.parametrize("narrow", [np.bool_, np.int8, np.uint8, np.int32, np.float32])
+@pytest.mark.parametrize("wide", [np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_operands_meet_in_the_dtype_of_the_result(subscripts, narrow, wide, as_tensor, rng):
+    """In their own, 100 + 100 overflows a byte, and True + True is True."""
+    if narrow == np.float32 and wide == np.int64:
+        narrow, wide = wide, narrow
+    terms = subscripts.split("->")[0].split(",")
+    sizes, most = SIZES, {np.bool_: 2, np.int32: 2**31 - 1}.get(narrow, 100)
+    xs = [rng.integers(0, most, [sizes[l] for l in t]).astype(narrow) for t in terms[:-1]]
+    last = (10 * rng.standard_normal([sizes[l] for l in terms[-1]])).astype(wide)
+    exact = np.einsum(subscripts, *(x.astype(np.float64) for x in (*xs, last)))
+    size = abs(exact).max()
+    if np.dtype(wide).kind != "f":
+        exact = np.einsum(subscripts, *(x.astype(wide) for x in (*xs, last)))
+        size = 0
+    given = [Tensor(x) if as_tensor else x for x in xs]
+    y = tg.einsum(subscripts, *given, Tensor(last) if as_tensor else last)
+    y = y.numpy() if as_tensor else y
+    assert y.dtype == wide
+    near = size * (1e-6 if wide == np.float32 else 1e-14)
+    np.testing.assert_allclose(y, exact, rtol=0, atol=near)
+
+
+@pytest.mark.parametrize("subscripts", MIXED)
+@pytest.mark.parametrize("narrow", [np.bool_, np.int8, np.float32])
+def test_gradients_beside_operands_of_another_dtype(subscripts, narrow, rng):
+    terms, output = subscripts.split("->")
+    terms, sizes = terms.split(","), SIZES
+    xs = [rng.integers(0, 100, [sizes[l] for l in t]).astype(narrow) for t in terms[:-1]]
+    last = rng.standard_normal([sizes[l] for l in terms[-1]])
+    g = rng.standard_normal([sizes[l] for l in output])
+    differ = [Tensor(x, requires_grad=x.dtype.kind == "f") for x in xs]
+    ours = Tensor(last, requires_grad=True)
+    same = [Tensor(x.astype(np.float64), requires_grad=True) for x in (*xs, last)]
+    wanted = [x for x in (*differ, ours) if x.requires_grad]
+    for again in (False, True):
+        want = tg.grad(tg.einsum(subscripts, *same), same, g, create_graph=again)
+        got = tg.grad(tg.einsum(subscripts, *differ, ours), wanted, g, create_graph=again)
+        for d, x, w in zip(got, wanted, want[-len(wanted) :], strict=True):
+            assert d.dtype == x.dtype
+            near = 1e-6 if x.dtype == np.float32 else 1e-13
+            np.testing.assert_allclose(d.numpy(), w.numpy(), rtol=near, atol=near)
+
+
 @pytest.mark.parametrize(
     ("subscripts", "a", "b"),
     [

@@ -82,6 +82,14 @@ class Watcher:
                 call = Call(op, named(op, inputs) | params, calling_line())
                 raise AnomalyError(call.birth(y))
 
+    def forgets(self, inputs: Sequence, outputs: Sequence[Tensor]) -> None:
+        """Before a checkpoint lets go of the calls that led to its outputs."""
+        if any(map(has_nan, inputs)):
+            return
+        for y in filter(has_nan, outputs):
+            told = "\n".join(births(y))
+            raise AnomalyError(f"an output {y.shape} of checkpoint has NaN:\n{told}")
+
     def starts(self, y: Tensor, g: Any) -> None:
         """Before a backward pass from y, whose gradient is g."""
         if has_nan(y.data) or (y.size == 1 and has_inf(y.data)):

@@ -81,6 +81,9 @@ def checkpoint(fn: Callable, *inputs: Any) -> Any:
         None,
         len(outputs) if isinstance(y, tuple) else 0,
     )
+    if modes.watcher is not None:
+        modes.watcher.forgets(inputs, outputs)
+        modes.watcher.called(recomputed, given, node.params, [t.data for t in outputs], node)
     results = tuple(_wrap(t.data, node if wanted(t) else None, k) for k, t in enumerate(outputs))
     return results if isinstance(y, tuple) else results[0]
 

@@ -22,9 +22,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .backend import is_array
 from .contraction import einsum_of_two
-from .movement import broadcast_to, scatter
+from .movement import astype, broadcast_to, scatter
 from .sampling import normal
 from .schedule import at_once, einsum_of_many, schedule
 from .subscripts import Shape, parse, remembered, shape_of
@@ -100,9 +102,25 @@ class Einsum(Op):
     def __call__(self, *args: Any, **params: Any) -> Any:
         if args and isinstance(args[0], str) and not params:
             params, args = {"subscripts": args[0]}, args[1:]
+        if len(args) > 1:
+            args = self._in_one_dtype(self._bind(args, params)[0])
         if len(args) > 2:
-            return self._by_pairs(*self._bind(args, params))
+            return self._by_pairs(args, params)
         return super().__call__(*args, **params)
+
+    def _in_one_dtype(self, args: tuple) -> tuple:
+        """As they are multiplied in the end. In their own, bytes would overflow before they meet
+        numbers of more digits, and two booleans be added to True.
+        """
+        if len({getattr(a, "dtype", None) for a in args}) == 1:
+            return args
+        weak = any(isinstance(a, Tensor) or (is_array(a) and is_floating(a)) for a in args)
+        args = tuple(a if isinstance(a, Tensor) else constant(a, self, weak) for a in args)
+        dtypes = {a.dtype for a in args if hasattr(a, "dtype")}
+        if len(dtypes) < 2:
+            return args
+        wide = np.result_type(*({d for d in dtypes if d.kind in "fc"} or dtypes))
+        return tuple(_cast(a, wide) if hasattr(a, "dtype") else a for a in args)
 
     def _bind(self, args: tuple, params: dict) -> tuple[tuple, dict]:
         if not (args and params.keys() == self.known and isinstance(params["subscripts"], str)):
@@ -113,9 +131,7 @@ class Einsum(Op):
         return args, params
 
     def _by_pairs(self, args: tuple, params: dict) -> Any:
-        # lists and NumPy scalars become what they are beside all the others, not beside one
-        weak = any(isinstance(a, Tensor) or (is_array(a) and is_floating(a)) for a in args)
-        rest = [a if isinstance(a, Tensor) else constant(a, self, weak) for a in args]
+        rest = list(args)
         subscripts, shapes = params["subscripts"], tuple(map(shape_of, rest))
         if at_once(subscripts, shapes) and all(hasattr(x, "shape") for x in rest):
             return super().__call__(*rest, **params)
@@ -124,6 +140,12 @@ class Einsum(Op):
             arrays = hasattr(a, "shape") or hasattr(b, "shape")
             rest.append(self(step, a, b) if arrays else a * b)
         return rest[0]
+
+
+def _cast(a: Any, dtype: Any) -> Any:
+    if a.dtype == dtype:
+        return a
+    return astype(a, dtype=dtype) if isinstance(a, Tensor) else a.astype(dtype)
 
 
 @partial(Einsum, rules=einsum_dx, sample=normal((2, 3), (3, 4), subscripts="ij,jk->ik"))

@@ -202,7 +202,8 @@ def _erf(x: Array) -> tuple[Array]:
 def gelu_reference(x, *, approximate="none"):
     """The definition: x times the chance that a normal number is smaller than x."""
     if approximate == "none":
-        return x * (erf(x * math.sqrt(0.5)) * 0.5 + 0.5)
+        z = clip(x, -40.0, 40.0)  # beyond, Φ is 0 or 1, and the slope of Φ times ∞ is not
+        return x * (erf(z * math.sqrt(0.5)) * 0.5 + 0.5)
     z = clip(x, -10.0, 10.0)  # beyond, the tanh is ±1 and the cube might overflow
     return x * (tanh((z + z * z * z * CUBIC) * STEEP) * 0.5 + 0.5)
 

@@ -409,7 +409,7 @@ def _reshape(x: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
 def _transpose(x: Tensor, *order: Any, axes: Any = None) -> Tensor:
     """``x.transpose()`` reverses the axes, ``x.transpose(1, 0)`` orders them, as does a tuple."""
     if axes is None and order:
-        axes = order[0] if len(order) == 1 and not isinstance(order[0], int) else order
+        axes = order[0] if len(order) == 1 and np.ndim(order[0]) else order
     return transpose(x, axes=axes)
 
 

@@ -8,7 +8,7 @@ everything else here rests.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -469,8 +469,9 @@ class LayerNorm(Module):
     array([[-1.,  1.]], dtype=float32)
     """
 
-    def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5) -> None:
-        shape = normalized_shape if isinstance(normalized_shape, tuple) else (normalized_shape,)
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5) -> None:
+        sizes: Any = normalized_shape
+        shape = tuple(sizes) if isinstance(sizes, tuple | list) else (sizes,)
         for n in shape:
             _check_sizes(normalized_shape=n)
         self.eps = eps
@@ -707,7 +708,10 @@ class Sequential(Module):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, k: int) -> Any:
+    def __getitem__(self, k: int | slice) -> Any:
+        """A step; or, given a slice, a Sequential of some of them, which are the same modules."""
+        if isinstance(k, slice):
+            return Sequential(*(self[i] for i in range(self.length)[k]))
         return getattr(self, str(range(self.length)[k]))
 
     def forward(self, x: Any) -> Any:

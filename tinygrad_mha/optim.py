@@ -46,6 +46,28 @@ class Optimizer:
         for p in self.params:
             _own_memory(p)
 
+    def add_param_group(self, group: dict) -> None:
+        """More parameters, from now on: a dict as those that the optimizer was made of.
+
+        Examples
+        --------
+        >>> a, b = Tensor([1.0], requires_grad=True), Tensor([2.0], requires_grad=True)
+        >>> optimizer = SGD([a], lr=0.5)
+        >>> optimizer.add_param_group({"params": [b], "lr": 0.25})
+        >>> (a * b).sum().backward()
+        >>> optimizer.step()
+        >>> a, b
+        (Tensor([0.], requires_grad=True), Tensor([1.75], requires_grad=True))
+        """
+        groups = [*self.param_groups, group]
+        *_, new = _groups(groups, self.settings, type(self).__name__)
+        self.check(new)
+        self.param_groups.append(new)
+        for p in new["params"]:
+            self.params.append(p)
+            self.state[p] = {}
+            _own_memory(p)
+
     def check(self, group: dict) -> None:
         """Raise ValueError if a setting of a group makes no sense."""
         for name in ("lr", "weight_decay", "momentum", "eps"):
@@ -108,6 +130,11 @@ class Optimizer:
             for group in self.param_groups:
                 params: list[Any] = [p for p in group["params"] if p.grad is not None]
                 for p in params:
+                    if p not in self.state:
+                        raise ValueError(
+                            f"a parameter {p.shape} is unknown: new ones are for add_param_group()"
+                        )
+                    _check_gradient(p)
                     if p.grad.shape != p.shape:
                         raise ValueError(f"a parameter {p.shape} has a gradient {p.grad.shape}")
                     _on_one_device(p, p.grad.data, "gradient")
@@ -198,6 +225,14 @@ class Optimizer:
             what = ", ".join(f"{name}={group[name]}" for name in self.settings)
             groups.append(f"{len(group['params'])} parameters of {size:,} numbers: {what}")
         return f"{type(self).__name__}({'; '.join(groups)})"
+
+
+def _check_gradient(p: Tensor) -> None:
+    if not isinstance(p.grad, Tensor):
+        raise TypeError(
+            f"the .grad of a parameter {p.shape} is a {type(p.grad).__name__}, and should be a "
+            "Tensor: Tensor(array)"
+        )
 
 
 def _on_one_device(p: Tensor, x: Any, what: str) -> None:
@@ -419,14 +454,14 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         lazy: bool = False,
     ) -> None:
-        super().__init__(
-            params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, lazy=lazy
-        )
+        given: Any = tuple(betas) if isinstance(betas, list) else betas
+        super().__init__(params, lr=lr, betas=given, eps=eps, weight_decay=weight_decay, lazy=lazy)
 
     def check(self, group: dict) -> None:
         super().check(group)
-        if len(group["betas"]) != 2 or not all(0 <= b < 1 for b in group["betas"]):
-            raise ValueError(f"betas should be two numbers in [0, 1), not {group['betas']}")
+        betas = group["betas"]
+        if np.shape(betas) != (2,) or not all(0 <= b < 1 for b in betas):
+            raise ValueError(f"betas should be two numbers in [0, 1), not {betas}")
 
     def update(self, p: Array, g: Array, state: dict[str, Any], group: dict) -> None:
         call_all(self.work(p, g, state, group))
@@ -533,7 +568,8 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = Fals
     max_norm : float
     error_if_nonfinite : bool
         Raise if the norm is infinite or not a number, before any gradient is touched. Otherwise
-        such a norm makes such gradients. (On a GPU, looking at it waits for the device.)
+        such a norm makes gradients of 0 and NaN. (On a GPU, looking at it waits for the device; and
+        float32 squares are infinite there from 1.8e19 on, while a CPU then divides before.)
 
     Returns
     -------
@@ -556,12 +592,14 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = Fals
     >>> float(clip_grad_norm([x], 1.0)), x.grad.numpy().round(3).tolist()
     (5.0, [0.6000000238418579, 0.800000011920929])
     """
-    if not max_norm >= 0:
+    if not isinstance(max_norm, int | float | np.number) or not max_norm >= 0:
         raise ValueError(f"max_norm should be a number from 0 on, not {max_norm}")
     params = [params] if isinstance(params, Tensor) else list(params)
     params = [p for p in params if p.grad is not None]
     if not params:
         return np.float32(0.0)
+    for p in params:
+        _check_gradient(p)
     devices = sorted({p.grad.device for p in params})
     if len(devices) > 1:
         raise DeviceError(
@@ -578,8 +616,11 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = Fals
             for p, g in zip(params, gradients, strict=True):
                 p.grad = Tensor(g)
             return norm
-    squares = [m.vdot(p.grad.data, p.grad.data) for p in params]
-    norm = m.sqrt(sum(squares[1:], start=squares[0]))
+    norm = _norm(m, [p.grad.data for p in params])
+    if m is np and norm == np.inf:  # a square may be too large where the norm is not
+        top = max(float(abs(p.grad.data).max(initial=0)) for p in params)
+        if 0 < top < np.inf:
+            norm = norm.dtype.type(top) * _norm(m, [p.grad.data / top for p in params])
     if error_if_nonfinite and not bool(m.isfinite(norm)):
         raise ValueError(f"the norm of the gradients is {float(norm)}, which no factor can clip")
     factor = m.minimum(float(max_norm) / (norm + 1e-6), 1.0)
@@ -588,6 +629,11 @@ def clip_grad_norm(params: Any, max_norm: float, error_if_nonfinite: bool = Fals
     for p in params:  # not in place: the user may have set one array as two gradients
         p.grad = p.grad.detach() * factor.astype(p.grad.dtype)
     return norm
+
+
+def _norm(m: Any, gradients: list[Array]) -> Any:
+    squares = [m.vdot(g, g) for g in gradients]
+    return m.sqrt(sum(squares[1:], start=squares[0]))
 
 
 # --------------------------------------------------------------------------------- schedules

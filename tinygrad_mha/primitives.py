@@ -17,7 +17,7 @@ import numpy as np
 
 from .backend import Array, DeviceError, device_of, is_array, xp
 from .sampling import distinct, normal, positive
-from .tensor import Tensor, misfit, primitive, value
+from .tensor import Tensor, floating, misfit, primitive, value
 
 # ------------------------------------------------------------- products with a gradient of zero
 #
@@ -126,6 +126,8 @@ def pow_da(g, y, a, b):
     # At a = 0: constant for b = 0, infinitely steep for 0 < b < 1 (0 by convention, as for sqrt).
     # For b < 0 the slope is infinite too, but so is the value: that is the caller's to know. So is
     # NaN, for a < 0 and b no whole number. Where g is 0, nobody asked, and nothing is computed.
+    if is_array(value(b)) and value(b).dtype.kind in "ub":  # for which b - 1 wraps around at 0
+        b = b.astype(value(a).dtype)
     v, at_zero = value(b), value(a) == 0
     undefined = at_zero | (value(a) < 0) & (xp(v).floor(v) != v)
     flat = at_zero & (v >= 0) & (v < 1) | undefined & (value(g) == 0)
@@ -220,7 +222,7 @@ def sigmoid(x):
 
     Computed from e^-|x|, which cannot overflow, and is exact in the digits of a tiny result too.
     """
-    m = xp(x)
+    m, x = xp(x), floating(x)  # minus a number without a sign is a large one
     e = m.exp(-m.abs(x))
     return m.where(x < 0, e, 1) / (1 + e)
 
@@ -251,7 +253,7 @@ def softplus(x):
 
     Computed as max(x, 0) + log(1 + e^-|x|), which cannot overflow.
     """
-    m = xp(x)
+    m, x = xp(x), floating(x)
     return m.maximum(x, 0) + m.log1p(m.exp(-m.abs(x)))
 
 

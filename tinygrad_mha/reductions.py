@@ -86,8 +86,8 @@ def _variance(x, axis, keepdims, correction):
 
 
 def std_dx(g, y, x, axis, keepdims, correction):
-    still = value(y) == 0  # all numbers are equal, and so centred(x) is 0 too
-    g = over(g, where(still, 1.0, y)) * per(x, axis, correction)
+    still = value(y) == 0  # all numbers are equal: a kink, with the slope 0
+    g = where(still, 0.0, over(g, where(still, 1.0, y))) * per(x, axis, correction)
     return spread(g, x, axis) * centred(x, axis)
 
 

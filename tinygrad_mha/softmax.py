@@ -55,7 +55,7 @@ def softmax(x, *, axis=-1):
     Since ∂y_i/∂x_j = y_i (δ_ij − y_j), every input moves every output of its row; the sum over i
     leaves one inner product a row. A row of nothing but -inf gives zeros, and zero gradients.
     """
-    y = softmax_into(floating(x) * 1, axis)
+    y = softmax_into(xp(x).asarray(floating(x) * 1), axis)  # a single number is no array by itself
 
     def pullback(g):
         dx = g * y
@@ -82,13 +82,13 @@ def log_softmax(x, *, axis=-1):
     y_i = x_i − log Σ_j e^(x_j)        dx = g − e^y · Σ g
     """
     m, x = xp(x), floating(x)
-    y = x - shift_of(x, axis)
+    y = m.asarray(x - shift_of(x, axis))
     total = m.exp(y).sum(axis=axis, keepdims=True)
     total += total == 0
     y -= m.log(total)
 
     def pullback(g):
-        dx = m.exp(y)
+        dx = m.asarray(m.exp(y))
         dx *= g.sum(axis=axis, keepdims=True)
         return (m.subtract(g, dx, out=dx),)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ContextDecorator, ExitStack
 from itertools import count
@@ -45,6 +46,9 @@ class Modes(threading.local):
     watcher: Any = None  # who looks on: see detect_anomaly
     evaluating = False  # whether all modules behave as after eval()
     dtype: np.dtype | None = None  # of new Tensors, if this thread has chosen one
+
+    def __init__(self) -> None:  # called once in every thread
+        self.before: dict[str, list[Any]] = defaultdict(list)  # by name: see ``setting``
 
 
 modes = Modes()
@@ -266,6 +270,10 @@ def number_dtype(dtype: Any) -> np.dtype:
 def as_array(data: Any, dtype: Any = None, device: str | None = None) -> Array:
     """The array that a Tensor is made of: see :class:`Tensor` for the rules."""
     data = value(data)
+    if isinstance(data, np.ma.MaskedArray):
+        raise TypeError("a Tensor has no masked elements: fill them, as with .filled(0)")
+    if isinstance(data, np.matrix):  # whose * is another product
+        data = np.asarray(data)
     if not is_array(data):
         known = isinstance(data, np.generic) and not isinstance(data, float)
         try:
@@ -416,6 +424,8 @@ class Op:
             if not HOST.issuperset(map(type, arrays)):
                 kernel = kernel_of(self)
         try:
+            if getattr(arrays[0], "itemsize", 0) == 1 or getattr(arrays[-1], "itemsize", 0) == 1:
+                arrays = self._not_in_half(arrays, params)
             y = None if kernel is None else kernel(*arrays, **params)
             if kernel is None or y is None:  # the kernel leaves some calls to the array code
                 y, kernel = forward(*arrays, **params), None
@@ -509,6 +519,18 @@ class Op:
     def argument_name(self, k: int) -> str:
         """The name of the k-th array; its number, where the op takes any number of them."""
         return f"number {k}" if self.variadic else self.array_names[k]
+
+    def _not_in_half(self, arrays: list, params: dict) -> list:
+        """Floating arrays in place of bytes and booleans, of which NumPy's functions would make
+        numbers in half precision."""
+        if self.reference is not None or any(map(is_floating, arrays)):
+            return arrays
+        ones = [xp(a).ones(1, a.dtype) if is_array(a) else a for a in arrays]
+        try:
+            half = getattr(self.forward(*ones, **params), "dtype", None) == np.float16
+        except EXPLAINED:  # an op that is no function of each number
+            return arrays
+        return [floating(a) if is_array(a) else a for a in arrays] if half else arrays
 
     def _settle(self, y: Any, arrays: list) -> Array:
         """Keep two promises about a result: it is an array, and float32 in gives float32 out."""
@@ -616,7 +638,8 @@ class Op:
         roots = zip(outputs, g, strict=True) if node.outputs else [(outputs, g)]
         roots = [(o, d) for o, d in roots if d is not None and wanted(o)]
         found = backpropagate(roots, [x for x, w in zip(xs, wants, strict=True) if w], True)
-        return [found.get(x) if w else None for x, w in zip(xs, wants, strict=True)]
+        # What the reference had no use for, such as the weights of an LSTM that takes no step.
+        return [_found(found, x) if w else None for x, w in zip(xs, wants, strict=True)]
 
     def _check_data(self, node: Node) -> None:
         """To record a backward pass, the inputs themselves have to be what they were."""
@@ -647,6 +670,13 @@ class Op:
                 f"{self.name}: the pullback gave {len(ds)} gradients for {len(wants)} arguments"
             )
         return [d() if w and callable(d) else d for d, w in zip(ds, wants, strict=True)]
+
+
+def _found(gradients: dict[Tensor, Any], x: Tensor) -> Tensor:
+    """The gradient of x; zeros where the reference had no use for x, as an LSTM without a step has
+    none for its weights."""
+    d = gradients.get(x)
+    return _wrap(xp(x.data).zeros_like(x.data)) if d is None else d
 
 
 def _op_named(name: str) -> Op:
@@ -1089,17 +1119,14 @@ class setting(ContextDecorator):
 
     def __init__(self, name: str, to: Any) -> None:
         self.name, self.to = name, to
-        self.before: list[Any] = []  # a stack: one object may be entered twice
-
-    def _recreate_cm(self) -> setting:  # a decorated function may run in many threads
-        return setting(self.name, self.to)
 
     def __enter__(self) -> None:
-        self.before.append(getattr(modes, self.name))
+        # One object may be entered twice, and by several threads.
+        modes.before[self.name].append(getattr(modes, self.name))
         setattr(modes, self.name, self.to)
 
     def __exit__(self, *exception: object) -> None:
-        setattr(modes, self.name, self.before.pop())
+        setattr(modes, self.name, modes.before[self.name].pop())
 
 
 def inherit(f: Callable) -> Callable:
@@ -1144,5 +1171,7 @@ class no_grad(recording):
     False
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *given: Any) -> None:
+        if given:
+            raise TypeError("no_grad takes no argument; as a decorator, write @no_grad()")
         super().__init__(False)
