@@ -7,6 +7,7 @@ class says what is missing as soon as somebody wants an instance.
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 from collections import Counter
@@ -138,7 +139,8 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
     classes_ : ndarray (C,)
         The labels in order, of the type they were given in.
     trained_ : TrainedClassifier
-        The model with its vocabulary; its labels are strings.
+        The model with its vocabulary; its labels are strings, as the readers of files spell them:
+        True is ``"true"``, as in JSON.
 
     Notes
     -----
@@ -215,7 +217,8 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
         ----------
         X : list, 1-d array or Series of N str
         y : array-like (N,)
-            Labels: strings, integers or booleans, of two classes at least.
+            Labels: strings, integers or booleans, all of one type, of two classes at least. A
+            string has no line breaks, and no blanks around it: files could not hold such a label.
         sample_weight : array-like (N,), optional
             How much each text counts in the mean that is the loss. One of weight 0 is left out.
 
@@ -230,7 +233,7 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
         TrainingError
             If the loss stops being a number.
         """
-        data, labels, weights = labelled(X, y, sample_weight)
+        data, labels, weights = rows_of(X, y, sample_weight)
         classes = classes_of(labels)
         weights = self._with_class_weights(weights, labels, classes)
         with python_names(), random.apart():
@@ -283,7 +286,7 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
                 f"class_weight {self.class_weight!r} takes all texts at once, which partial_fit "
                 "never has; give a dict of weights, or sample_weight"
             )
-        data, labels, weights = labelled(X, y, sample_weight)
+        data, labels, weights = rows_of(X, y, sample_weight)
         known = self._known_classes(classes)
         strange = ~np.isin(labels, known)
         if strange.any():
@@ -296,7 +299,7 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
             if not hasattr(self, "classes_"):
                 pace = Pace(self._draw_seed())
                 settings = self._settings(self._given(), data.texts, pace.seed).settled(len(data))
-                names = LabelSet(map(str, known.tolist()))
+                names = LabelSet(names_of(known))
                 check_labels(names, data.source)
                 vocabulary, _ = with_vocabulary(data, settings, data.source, weights)
                 trained = with_initial_weights(vocabulary, names, settings)
@@ -319,7 +322,7 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
                     "the first call of partial_fit needs classes, all labels that will ever come"
                 )
             return fitted
-        known = classes_of(labels_of(classes, "classes"), "classes")
+        known = classes_of(labels_of(of_one_type(classes, "classes"), "classes"), "classes")
         if fitted is not None and not np.array_equal(known, fitted):
             raise InputError(
                 f"classes are {quoted(known.tolist())}, but they were {quoted(fitted.tolist())}; "
@@ -329,7 +332,9 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
 
     def _take(self, trained: TrainedClassifier, classes: np.ndarray) -> None:
         """Answer with this model from now on."""
-        columns = [trained.labels.index(str(label)) for label in classes.tolist()]
+        if classes.dtype == bool:  # older versions wrote 'False' and 'True': the same order
+            trained.labels = names_of(classes)
+        columns = [trained.labels.index(name) for name in names_of(classes)]
         trained.model.eval()  # for those who call it themselves; predictions need no such thing
         exact = trained
         if isinstance(trained.model, TextClassifier):
@@ -456,10 +461,7 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
             If the place cannot be written to, or a label cannot be printed on a line.
         """
         check_is_fitted(self)
-        if self.classes_.dtype.kind not in "biufUO":
-            raise InputError(
-                f"labels of type {self.classes_.dtype} cannot be saved; turn them into strings"
-            )
+        check_type(self.classes_)
         for name in self.trained_.labels:
             check_label(name, "in classes_", "y", None)
         dtype = "U" if self.classes_.dtype.kind == "U" else self.classes_.dtype.str
@@ -488,7 +490,10 @@ class TextClassifierEstimator(ClassifierMixin, BaseEstimator):
         settings = {**trained.config.get("training", {}), **trained.config}
         kept = trained.metrics.pop("estimator", {})
         path = os.path.join(os.fspath(folder), "metrics.json")
-        classes, weights = loaded_labels(kept, trained.labels, path)
+        names = trained.labels
+        if isinstance(kept, dict) and kept.get("dtype") == "|b1" and names == ["false", "true"]:
+            names = ["False", "True"]  # as Python spells them
+        classes, weights = loaded_labels(kept, names, path)
         self = cls()
         self.set_params(**{name: settings.get(name) for name in KINDS if name != "device"})
         self.device, self.random_state = device, settings.get("seed")
@@ -530,6 +535,134 @@ def python_names() -> Iterator[None]:
         yield
     except (InputError, TrainingError, tg.backend.OutOfDeviceMemory) as e:
         raise type(e)(re.sub(r"--([a-z][a-z-]*)", name, str(e))) from None
+
+
+# ---------------------------------------------------------------------------------- labels
+
+TYPES = {bool: "booleans", np.bool_: "booleans", str: "strings", Integral: "integers"}
+TYPES |= {Real: "numbers"}  # after the integers, which are such, too
+
+
+def rows_of(X: Any, y: Any, sample_weight: Any) -> tuple[Dataset, np.ndarray, np.ndarray | None]:
+    """Texts with the names of their labels; the labels as they are; weights of the rows."""
+    data, labels, weights = labelled(X, of_one_type(y), sample_weight)
+    return replace(data, labels=names_of(labels)), labels, weights
+
+
+def names_of(labels: np.ndarray) -> list[str]:
+    """What a model calls labels: booleans as in JSON, so that it knows those of a file again.
+
+    >>> names_of(np.array([True, False])), names_of(np.array([10, 9]))
+    (['true', 'false'], ['10', '9'])
+    """
+    spell = json.dumps if labels.dtype == bool else str
+    return [spell(label) for label in labels.tolist()]
+
+
+def of_one_type(y: Any, name: str = "y") -> Any:
+    """Labels as an array of one type; an InputError for those that no model could keep.
+
+    NumPy would make strings of a list of numbers and strings, and scikit-learn would make floats of
+    the integers of pandas that may be missing. What is no column is left to scikit-learn's message.
+
+    >>> of_one_type(np.array([1, 0], object))
+    array([1, 0])
+    >>> of_one_type([1, "one"])
+    Traceback (most recent call last):
+        ...
+    tinygrad_mha.models.errors.InputError: y[0] is 1 among strings; give labels of one type: all \
+strings, all integers or all booleans
+    """
+    if y is None:
+        return y
+    plain = isinstance(getattr(y, "dtype", None), np.dtype) and y.dtype != object
+    try:
+        labels = np.asarray(y) if plain else np.asarray(y, dtype=object)
+    except ValueError:  # lists of several lengths
+        return y
+    if labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
+        return y
+    values = labels.ravel().tolist()
+    if not plain:
+        labels = narrowed(values, y, name).reshape(labels.shape)
+    check_type(labels)
+    if labels.dtype.kind in "OU":
+        check_names(values, name)  # before NumPy takes a NUL from the end of one
+    return labels
+
+
+def narrowed(values: list[Any], y: Any, name: str) -> np.ndarray:
+    """The array of the type that all values have; ``y`` is what they came from."""
+    kinds = {type_of(kind) for kind in {type(value) for value in values}}
+    if kinds == {"integers", "numbers"}:
+        kinds = {"numbers"}
+    if len(kinds) > 1 or None in kinds:
+        raise stranger(values, kinds, name)
+    [kind] = kinds or ["strings"]
+    if kind == "booleans":
+        return np.array(values, bool)
+    if kind == "integers":
+        return integers(values, y, name)
+    array = np.asarray(y)  # of what type, if it has one, NumPy knows best
+    return array.astype(float) if kind == "numbers" and array.dtype == object else array
+
+
+def type_of(kind: type) -> str | None:
+    """What messages call labels of this type; None for what can be none.
+
+    >>> type_of(np.int8), type_of(bool), type_of(bytes)
+    ('integers', 'booleans', None)
+    """
+    return next((told for known, told in TYPES.items() if issubclass(kind, known)), None)
+
+
+def integers(values: list[int], y: Any, name: str) -> np.ndarray:
+    """Integers of the type they have, or else of 64 bits."""
+    for dtype in (np.int64, np.uint64):
+        limits = np.iinfo(dtype)
+        if limits.min <= min(values) and max(values) <= limits.max:
+            array = np.asarray(y)
+            return array if array.dtype.kind in "iu" else np.array(values, dtype)
+    at = max(range(len(values)), key=lambda i: abs(values[i]))
+    raise InputError(
+        f"{name}[{at}] is {short(values[at])}, for which 64 bits are too few; "
+        "make the labels strings"
+    )
+
+
+def stranger(values: list[Any], kinds: set[str | None], name: str) -> InputError:
+    """What is said of labels of several types: the first that is of another than most would be."""
+    of_each = [type_of(type(value)) for value in values]
+    common = "strings" if "strings" in kinds else next((kind for kind in of_each if kind), None)
+    at = next(i for i, kind in enumerate(of_each) if kind != common or kind is None)
+    value, among = values[at], f" among {common}" if common else ""
+    # None; NaN; pandas' NA and NaT, without pandas
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType")
+    remedy = "give labels of one type: all strings, all integers or all booleans"
+    if missing or (isinstance(value, Real) and value != value):
+        remedy = "give it a label, or drop the row"
+    return InputError(f"{name}[{at}] is {short(value)}{among}; {remedy}")
+
+
+def check_type(labels: np.ndarray) -> None:
+    """Refuse dates, bytes and whatever else a model's folder does not hold."""
+    if labels.dtype.kind not in "biufUO":
+        raise InputError(f"labels of type {labels.dtype} cannot be saved; turn them into strings")
+
+
+def check_names(names: list[Any], name: str) -> None:
+    """Refuse strings that :meth:`TextClassifierEstimator.save` would, or that no file can hold."""
+    first: dict[str, int] = {}
+    for i, label in enumerate(names):
+        first.setdefault(label, i)
+    for label, i in first.items():
+        place = f"{name}[{i}]"
+        check_label(label.strip() and label, "there", place, None)
+        if label != label.strip():
+            raise InputError(
+                f"{place} is {quoted(label)}, with blanks around it, which the readers of files "
+                "take away; do so, too: label.strip()"
+            )
 
 
 # -------------------------------------------------------------------------------- training

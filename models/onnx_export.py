@@ -25,6 +25,7 @@ from .files import write_whole
 from .fine_tuned import FineTunedClassifier
 from .lora import LoraLinear
 from .multi_head_attention import MultiHeadAttention
+from .text import LONGEST_RUN_OF_MARKS, SAME_TOKEN, token_pattern
 from .text_classifier import TextClassifier
 from .trained import FINE_TUNED, FORMAT, TrainedClassifier
 from .transformer import TransformerBlock, TransformerEncoder
@@ -101,9 +102,11 @@ def metadata_of(trained: TrainedClassifier) -> dict[str, str]:
     """What turns texts into ids, and scores into labels: the file's ``metadata_props``, all text.
 
     ``labels`` is a JSON list in the order of the scores, ``max_len`` the number of tokens that are
-    kept of a text. ``vocabulary`` is a JSON list of the tokens, each at the place of its id, into
-    which :func:`tinygrad_mha.models.text.tokenize` cuts a text, by ``level``. A fine-tuned encoder
-    has ``tokenizer`` in their place, a file of the library tokenizers.
+    kept of a text. ``vocabulary`` is a JSON list of the tokens, each at the place of its id; any
+    other token has the id 1. ``cutting`` says in words how a text becomes tokens, as
+    :func:`tinygrad_mha.models.text.tokenize` does it by ``level``; for words, ``pattern`` is the
+    regular expression of a token. A fine-tuned encoder has ``tokenizer`` in the place of all these,
+    a file of the library tokenizers.
 
     >>> from .text import Vocabulary
     >>> config = {"level": "char", "max_len": 9, "d_model": 8}
@@ -116,7 +119,31 @@ def metadata_of(trained: TrainedClassifier) -> dict[str, str]:
     if isinstance(trained, FineTunedClassifier):
         return {"format": FINE_TUNED, **told, "tokenizer": vocabulary.json}
     level, tokens = trained.config["level"], json.dumps(vocabulary.tokens)
-    return {"format": FORMAT, **told, "level": level, "vocabulary": tokens}
+    return {"format": FORMAT, **told, "level": level, "vocabulary": tokens, **cutting_of(level)}
+
+
+def cutting_of(level: str) -> dict[str, str]:
+    """How :func:`tinygrad_mha.models.text.tokenize` cuts a text, for whom has no Python.
+
+    >>> cutting_of("char")["cutting"].split("; ")[-2:]
+    ['normalise to NFC', 'every character (code point) is a token.']
+    """
+    steps = [
+        "Lone surrogates become U+FFFD",
+        f"of a run of combining marks (general category M) only {LONGEST_RUN_OF_MARKS} are kept",
+        "normalise to NFC",
+    ]
+    if level == "char":
+        return {"cutting": "; ".join([*steps, "every character (code point) is a token."])}
+    for old, new in SAME_TOKEN.items():
+        steps.append(f"U+{old:04X} " + (f"becomes {new}" if new else "is removed"))
+    steps.append("apply Unicode's full case folding")
+    steps.append("normalise to NFC again")
+    steps.append(
+        "the tokens are the matches of `pattern` from left to right, in the syntax of Python's "
+        r"module re, where \w and \s are Unicode's."
+    )
+    return {"cutting": "; ".join(steps), "pattern": token_pattern().pattern}
 
 
 # -------------------------------------------------------------------------------- the collector

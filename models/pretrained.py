@@ -25,6 +25,7 @@ from tinygrad_mha import nn
 
 from .errors import InputError, one_line, quoted
 from .files import PRETRAINED, read_object, size_of, unreadable_file, write_whole
+from .trained import FINE_TUNED, FORMAT
 from .transformer import TransformerEncoder
 
 WEIGHTS = "model.safetensors"
@@ -90,6 +91,7 @@ def find(name: str | os.PathLike[str]) -> Path:
     folder = Path(name)
     try:
         if (folder / "config.json").exists() or (folder.is_dir() and str(name) not in SHIPPED):
+            refuse_classifier(folder / "config.json")
             return folder
     except OSError as e:  # a name that is too long, a folder that may not be entered
         raise unreadable_file(folder, e, PRETRAINED) from None
@@ -105,6 +107,20 @@ def find(name: str | os.PathLike[str]) -> Path:
             source=str(name),
         )
     return fetched(str(name))
+
+
+def refuse_classifier(config: Path) -> None:
+    """Say so where a folder of ``train`` or ``finetune`` was given for an encoder's."""
+    try:
+        kind = read_object(config, PRETRAINED).get("format")
+    except InputError:  # it is said by who needs the file
+        return
+    if kind in (FORMAT, FINE_TUNED):
+        raise InputError(
+            "this is a trained classifier of this program, and no encoder to begin from; "
+            f"give a pretrained encoder, such as {' or '.join(SHIPPED)}",
+            source=str(config.parent),
+        )
 
 
 def shipped(name: str) -> Path:

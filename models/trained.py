@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -129,18 +129,24 @@ class TrainedClassifier:
             return self.model(ids[part], lengths[part]).numpy()
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        """Class probabilities (N, classes), float32, each row summing to one."""
-        return tg.softmax(self.logits(self.encode(texts)))
+        """Class probabilities (N, classes), float32, each row summing to one.
+
+        Raises
+        ------
+        InputError
+            If ``texts`` is no list (or 1-d array, or Series) of strings.
+        """
+        return tg.softmax(self.logits(self.encode(strings(texts))))
 
     def predict(self, texts: Sequence[str]) -> list[str]:
-        """The most probable label of each text."""
-        return [self.labels[k] for k in self.logits(self.encode(texts)).argmax(axis=1)]
+        """The most probable label of each text; raises as :meth:`predict_proba`."""
+        return [self.labels[k] for k in self.logits(self.encode(strings(texts))).argmax(axis=1)]
 
     # -------------------------------------------------------------------------------- on disk
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder whole or not at all: it is made beside its place, then moved there."""
-        check_replaceable(Path(folder))
+        check_replaceable(Path(folder), "")
         target = Path(os.path.realpath(folder))  # a link stays a link, to the new model
         new = beside(target)
         try:
@@ -173,11 +179,10 @@ class TrainedClassifier:
         """Read a folder that :meth:`save` wrote; InputError for any other."""
         place = Path(folder)
         if not place.is_dir():
-            raise InputError(
-                "no such model folder; train one: tinygrad-mha train", source=str(place)
-            )
+            raise no_folder(place)
         if (place / checkpoint.NAME).exists() and not (place / "config.json").exists():
             raise unfinished(place)
+        check_any(place)
         config = read_json(place / "config.json", TRAINED)
         if isinstance(config, dict) and config.get("format") == FINE_TUNED:
             from .fine_tuned import load
@@ -207,6 +212,61 @@ class TrainedClassifier:
         return cls(model, vocabulary, labels, config, metrics)
 
 
+def strings(texts: Iterable[str]) -> list[str]:
+    """``texts`` as a list; an InputError for what is none of strings.
+
+    A single string is refused: it would be taken for as many texts as it has characters.
+
+    >>> strings(("a", "b"))
+    ['a', 'b']
+    >>> strings(["a", None])
+    Traceback (most recent call last):
+        ...
+    tinygrad_mha.models.errors.InputError: texts[1] is None, not a string; fill in or drop what is \
+missing, and turn other things into strings
+    """
+    wanted = "give a list, a 1-d array or a Series of strings"
+    if isinstance(texts, str):
+        raise InputError(f"texts is a single string; {wanted}, for one text [text]")
+    dimensions = getattr(texts, "ndim", 1)
+    if dimensions != 1:
+        raise InputError(f"texts has {dimensions} dimensions; {wanted}: one column of a table")
+    unordered = isinstance(texts, bytes | Mapping | set | frozenset)
+    if unordered or not isinstance(texts, Iterable):
+        raise InputError(f"texts is of type {type(texts).__name__}; {wanted}")
+    found = list(texts)
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputError(
+                f"texts[{i}] is {quoted(repr(text))[1:-1]}, not a string; fill in or drop what is "
+                "missing, and turn other things into strings"
+            )
+    return found
+
+
+def no_folder(place: Path) -> InputError:
+    """What is said of a path that is no folder."""
+    if not place.exists():
+        return InputError("no such model folder; train one: tinygrad-mha train", source=str(place))
+    wanted = "give the folder that `tinygrad-mha train` wrote"
+    if place.name in (*FILES, *OTHERS, *checkpoint.NAMES):
+        wanted = f"give the folder that it is in: {shlex.quote(str(place.parent))}"
+    return InputError(f"is a file, and a model is a folder; {wanted}", source=str(place))
+
+
+def check_any(folder: Path) -> None:
+    """Refuse a folder in which nothing of a model is: another one was meant.
+
+    Where only some of its files are missing, the first of them is named when it is read.
+    """
+    if not any((folder / name).exists() for name in (*FILES, *OTHERS)):
+        raise InputError(
+            f"no model is in this folder: {', '.join(FILES)} are missing; "
+            "give the folder that `tinygrad-mha train` wrote",
+            source=str(folder),
+        )
+
+
 def unfinished(folder: Path) -> InputError:
     """What is said of a folder that waits for its model."""
     command = "train"
@@ -228,11 +288,14 @@ def build_model(config: dict, vocab_size: int, classes: int, source: str = "") -
         raise InputError(str(e), source=source or None) from None
 
 
-def check_replaceable(folder: Path) -> None:
-    """Refuse a place that cannot be written to, or that holds anything but a model of ours."""
+def check_replaceable(folder: Path, how: str = " with --out") -> None:
+    """Refuse a place that cannot be written to, or that holds anything but a model of ours.
+
+    ``how`` ends the remedy: the command line has an option for the place, Python an argument.
+    """
 
     def refuse(problem: str, remedy: str = "choose another place") -> InputError:
-        return InputError(f"it {problem}; {remedy} with --out", source=str(folder))
+        return InputError(f"it {problem}; {remedy}{how}", source=str(folder))
 
     try:
         if folder.is_dir():

@@ -398,7 +398,7 @@ def test_it_is_what_train_makes(level, more):
         np.array([10, 9, -2], np.int8),
         np.array([2.0, 10.0, 1.0], np.float32),
         np.array([True, False]),
-        np.array(["", "a\nb", "é"]),
+        np.array(["ß", "a b", "é"]),
     ],
 )
 def test_labels_keep_their_type(labels):
@@ -482,7 +482,7 @@ def test_what_is_no_list_of_texts(fitted, X, says):
         (np.array(["a", float("nan"), "b"], object), r"y\[1\] is nan among strings"),
         ([0.0, float("nan"), 1.0], "Input y contains NaN"),
         ([0.5, 0.25, 1.0], "continuous"),
-        ([["a"], ["b", "c"], []], "inhomogeneous|1d"),
+        ([["a"], ["b", "c"], []], r"^y\[0\] is \['a'\]; give labels of one type: all strings, "),
     ],
 )
 def test_what_are_no_labels(y, says):
@@ -940,7 +940,8 @@ def test_the_folder_is_one_of_train(labels, tmp_path, capsys):
     assert weights(loaded.fit(X, y)) == weights(estimator)
     (tmp_path / "texts").write_text("\n".join(X), encoding="utf-8")
     assert main(["predict", str(tmp_path / "model"), str(tmp_path / "texts")]) == 0
-    assert capsys.readouterr().out.split() == [str(c) for c in estimator.predict(X).tolist()]
+    spelled = json.dumps if labels[1] is True else str  # booleans as in a .jsonl file
+    assert capsys.readouterr().out.split() == [spelled(c) for c in estimator.predict(X).tolist()]
     loaded.save(tmp_path / "model")  # over itself
     assert set(os.listdir(tmp_path / "model")) == {
         "model.safetensors", "config.json", "vocab.json", "metrics.json"
@@ -989,8 +990,11 @@ def test_a_damaged_folder(damage, tmp_path):
 
 @needs_sklearn
 def test_labels_that_no_folder_can_hold(tmp_path):
+    """`fit` refuses them; a pickle of an older version may have them all the same."""
     for labels, says in ((["a\nb", "c"], "line breaks"), (["", "c"], "no label in classes_")):
-        estimator = small(epochs=1).fit(["one two", "two one"], labels)
+        estimator = small(epochs=1).fit(["one two", "two one"], ["a", "c"])
+        estimator.trained_.labels[:] = labels
+        estimator.classes_ = np.array(labels)
         with pytest.raises(InputError, match=says):
             estimator.save(tmp_path / "model")
     with pytest.raises(sklearn.exceptions.NotFittedError):

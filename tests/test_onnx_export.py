@@ -372,6 +372,7 @@ def test_what_tells_texts_and_labels_apart_is_plain_text(tmp_path):
         "vocabulary": '["<pad>", "<unk>", "\\u00e9\\n"]',
         "level": "char",
         "max_len": "7",
+        **onnx_export.cutting_of("char"),
     }
 
 
