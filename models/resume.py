@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Saved, read
+from .datasets import BUILTIN
 from .errors import InputError, one_line, quoted
-from .readers import STDIN
+from .files import TRAINED, read_object
+from .readers import STDIN, exists
 from .trained import TrainedClassifier
 
 # What may be said anew: where things are, how it is computed and told, and not what is computed.
@@ -91,7 +95,7 @@ class Resumed:
         if asked.get("command") != self.name:
             raise InputError(
                 f"this run is one of {quoted(asked.get('command'))}: "
-                f"tinygrad-mha {asked.get('command')} --resume",
+                f"tinygrad-mha {asked.get('command')} --resume {shlex.quote(str(options.resume))}",
                 source=str(saved.path),
             )
         known = asked.get("settings")
@@ -108,9 +112,24 @@ class Resumed:
                 if not isinstance(asked[name], str | bool):
                     raise saved.refuse("its options are damaged")
                 setattr(options, name, asked[name])
+                if name in ("data", "valid"):
+                    self._check_place(name, asked[name])
         if options.device is None:
             options.device = self.settings.device
         self.settings = replace(self.settings, workers=options.workers or self.settings.workers)
+
+    def _check_place(self, name: str, source: str) -> None:
+        """Files are remembered as they were given: from another folder they may not be there."""
+        if source == "-" or source in BUILTIN or exists(source):
+            return
+        command = f"tinygrad-mha {self.name} --resume {shlex.quote(str(self.options.resume))}"
+        path = shlex.quote(f"PATH/{os.path.basename(source) or source}")
+        more = f"--valid {path}" if name == "valid" else path
+        raise InputError(
+            f"this run's {'--valid' if name == 'valid' else 'DATA'} is not here; go back to the "
+            f"folder it began in, or say where the file is: {command} {more}",
+            source=source,
+        )
 
     def _same(self, model: TrainedClassifier) -> bool:
         """Whether a finished model is of the run that is asked for now.
@@ -133,6 +152,27 @@ class Resumed:
         """What a checkpoint has to say of the command line."""
         data = {name: getattr(self.options, name, None) for name in DATA}
         return {"command": self.name, "settings": asdict(settings), **data}
+
+
+def tell_replaced(out: Path, data: str) -> None:
+    """Say what a new run on ``data`` takes the place of: one that waits, or a model of other data.
+
+    What cannot be read is no loss, and passed over.
+    """
+    told = ""
+    with contextlib.suppress(InputError):
+        if (saved := read(out)) is not None:
+            command = f"tinygrad-mha {saved.words['options'].get('command')}"
+            told = "the run that was interrupted"
+            if type(step := saved.words["run"].get("step")) is int:
+                told += f" at step {step}"
+            told += f"; to go on with it instead: {command} --resume {shlex.quote(str(out))}"
+        elif (out / "metrics.json").exists():
+            of = read_object(out / "metrics.json", TRAINED).get("data")
+            if isinstance(of, str) and of != data:
+                told = f"the model that was trained on {of}"
+    if told:
+        print(one_line(f"{out}: replaces {told}"), file=sys.stderr, flush=True)
 
 
 KINDS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}

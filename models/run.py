@@ -34,6 +34,8 @@ from .trained import TrainedClassifier
 from .usage import peak_mb
 
 WILD = 10  # times the loss of a guess: so bad is nothing that learns
+NEAR = 2  # times the loss of a guess: nothing that has only just begun is worse
+FEW = 200  # steps, in which many classes cannot be learned
 READ_EVERY = 50  # steps on a GPU: so often somebody waits for it, to look at the loss
 
 
@@ -151,11 +153,14 @@ class Run:
         for p, a in zip(self.parameters, self.best, strict=True):
             p.data = a
         if not np.isfinite(self.best_loss):
-            raise TrainingError(f"the validation loss is {self.best_loss}; try a smaller --lr")
+            raise TrainingError(
+                f"the loss on the early-stopping rows is {self.best_loss}; try a smaller --lr"
+            )
         if self.stopped and not progress:
             warnings.warn(self.stopped, RuntimeWarning, stacklevel=3)
         if self.best_loss >= self.guess and not self.stopped:
-            self.stopped = f"it guesses: its loss is {self.best_loss:.3g}, {self.advice()}"
+            advice = self.advice(short=self.was_short())
+            self.stopped = f"it guesses: its loss is {self.best_loss:.3g}, {advice}"
         if self.stopped and progress:
             print(one_line(self.stopped), file=sys.stderr)
         measured: dict[str, Any] = {"valid_loss": self.best_loss} if len(stop_ids) else {}
@@ -168,16 +173,38 @@ class Run:
         s = self.settings
         if self.position:  # in the middle of an epoch: what it brings has not been measured
             return False
-        tired = bool(s.early_stopping) and self.waited >= s.early_stopping
-        return tired or len(self.history) >= s.epochs or self.step >= self.last_step
+        return self.tired() or len(self.history) >= s.epochs or self.step >= self.last_step
+
+    def tired(self) -> bool:
+        """Whether the last epochs have brought nothing."""
+        return 0 < self.settings.early_stopping <= self.waited
 
     def check_progress(self, fit_loss: float, stop_loss: float) -> None:
         """End a run that has gone wild without any number that is not finite."""
         if min(fit_loss, stop_loss, self.best_loss) > WILD * self.guess:
             raise BlownUp(f"the loss is {fit_loss:.3g} after an epoch, {self.advice()}")
 
-    def advice(self) -> str:
-        return f"a guess has {self.guess:.3g}; try a smaller --lr than {self.settings.lr:g}"
+    def was_short(self) -> bool:
+        """Whether a run that guesses may have had too few steps, rather than too large ones.
+
+        Far too large ones leave it much worse than a guess; a run that stopped early had enough.
+        """
+        if self.best_loss > NEAR * self.guess or self.tired():
+            return False
+        losses = [said["train_loss"] for said in self.history[-2:]]
+        return self.step < FEW or losses[-1] < losses[0]
+
+    def advice(self, short: bool = False) -> str:
+        """What a guess would have, and what to try."""
+        s = self.settings
+        if short:
+            more = f"--epochs than {s.epochs}"
+            if self.last_step < len(self.batches) * s.epochs:
+                more = f"--max-steps than {self.last_step}"
+            steps = "1 step" if self.step == 1 else f"{self.step} steps"
+            remedy = f"after {steps}; try more {more}, or another --lr than {s.lr:g}"
+            return f"a guess has {self.guess:.3g}, {remedy}"
+        return f"a guess has {self.guess:.3g}; try a smaller --lr than {s.lr:g}"
 
     # ---- on disk
 
@@ -274,7 +301,7 @@ class Run:
             initial=self.position,
             desc=f"epoch {epoch + 1}/{self.settings.epochs}",
             disable=not progress,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log needs no moving bar
+            mininterval=0.5,
         )
         seen = self.seen
         for ids, lengths, targets, rows in shown:
@@ -473,7 +500,9 @@ def _report(epoch: int, h: dict[str, float]) -> None:
 
     measured = ""
     if "valid_loss" in h:
-        measured = f"validation loss {h['valid_loss']:.3f}  accuracy {h['valid_accuracy']:.3f}  "
+        measured = (
+            f"early-stopping part: loss {h['valid_loss']:.3f}  accuracy {h['valid_accuracy']:.3f}  "
+        )
     tqdm.write(
         f"epoch {epoch + 1:2d}  loss {h['train_loss']:.3f}  accuracy {h['train_accuracy']:.3f}  "
         f"{measured}{h['tokens_per_second']:,.0f} tokens/s",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from .checkpoint import Checkpoints
 from .dataset import Dataset
 from .errors import InputError, one_line
 from .metrics import confusion_matrix, scores
-from .prepared import Encoded, Prepared, check_labels, check_vocabulary
+from .prepared import Encoded, Found, Prepared, check_labels, check_vocabulary
 from .ranks import Ranks
+from .readers import Bad, nothing_in
 from .run import Run, TrainingError, class_weights
 from .settings import Settings
 from .text import (
@@ -50,6 +52,7 @@ class Split:
     fit: Dataset
     stop: Dataset
     test: Dataset
+    found: Found = field(default_factory=Found)
 
 
 def subset(data: Dataset, rows: Sequence[int] | np.ndarray) -> Dataset:
@@ -68,15 +71,19 @@ def split(data: Dataset, test: Dataset | None = None, seed: int = 0) -> Split:
     With a ``test`` set of its own nothing is held out for that. Nothing has looked at any row
     before: vocabulary and labels are made from the result.
     """
-    data = whole = remove_duplicates(data)
+    whole = remove_duplicates(data)
+    found = Found(len(data) - len(whole), sum(not text.strip() for text in data.texts))
+    found.torn = sum(count > 1 for count in Counter(whole.texts).values())
+    data = whole
     needed = 3 if test is None else 2
+    found.measured = "" if test is None else test.source
     if test is None:
         keep, out = stratified_split(data.texts, data.labels, 0.2, seed)
         data, test = subset(data, keep), subset(data, out)
     keep, out = stratified_split(data.texts, data.labels, 0.1, seed)
     if not len(out) or not len(test):
         raise too_few(most_texts(whole.texts, whole.labels), needed, whole.source)
-    return Split(subset(data, keep), subset(data, out), test)
+    return Split(subset(data, keep), subset(data, out), test, found)
 
 
 def too_few(most: int, needed: int, source: str) -> InputError:
@@ -88,11 +95,20 @@ def too_few(most: int, needed: int, source: str) -> InputError:
     )
 
 
-def tell_overlap(both: int, of: int, measured: str, source: str) -> None:
-    """Say it if texts to measure on are among those that train."""
+def tell_overlap(both: int, alike: int, of: int, measured: str, source: str) -> None:
+    """Say it if texts to measure on are among those that train.
+
+    ``both`` are there as they are; ``alike`` are others whose tokens are those of a text there: the
+    model sees no difference. Without a file of its own, ``measured`` is "".
+    """
+    texts = f"of the {of} texts to measure on"
+    there = "texts that train" if not measured else f"texts of {source}"
+    told = f"{alike} {texts} have the same tokens as {there}"
     if both:
-        told = f"{both} of the {of} texts to measure on are in {source} too"
-        print(f"{one_line(measured)}: {told}: it will look too good", file=sys.stderr)
+        told = f"{both} {texts} are in {source} too"
+        told += f", and {alike} more have the same tokens as texts there" if alike else ""
+    if both or alike:
+        print(one_line(f"{measured or source}: {told}: it will look too good"), file=sys.stderr)
 
 
 def train(
@@ -118,6 +134,7 @@ def train(
     began = time.perf_counter()
     settings = settings.settled(len(parts.fit))
     counts = {k: len(getattr(parts, k)) for k in ("fit", "stop", "test")}
+    found = parts.found
     if isinstance(parts, Split):
         parts = prepared(parts, settings, source, row_weights)
     fit, stop, labels = parts.fit, parts.stop, parts.labels
@@ -126,7 +143,7 @@ def train(
     weight = class_weights(fit.targets, len(labels), settings.class_weight)
     batches = BucketedBatches(fit.ids, fit.targets, settings.batch_size, seed=settings.seed)
     if progress:
-        announce(counts, source or fit.source)
+        announce(counts, source or fit.source, found)
     run = Run(trained, settings, batches, weight, row_weights, ranks)
     width = settings.d_model // (2 if settings.bidirectional else 1)
     if checkpoints is not None:
@@ -143,14 +160,33 @@ def train(
     return trained
 
 
-def announce(counts: dict[str, int], source: str) -> None:
-    """Which rows do what."""
-    print(
-        f"{one_line(source)}: {sum(counts.values())} rows; "
-        f"{counts['fit']} train, {counts['stop']} stop early, {counts['test']} measure",
-        file=sys.stderr,
-        flush=True,
-    )
+def announce(counts: dict[str, int], source: str, found: Found) -> None:
+    """Which rows do what, of which file, and which do nothing."""
+    told = f"{counts['fit']} train, {counts['stop']} stop early"
+    rows = counts["fit"] + counts["stop"] + found.duplicates
+    if not found.measured:
+        rows += counts["test"]
+        told += f", {counts['test']} measure"
+    if found.duplicates:
+        told += f", {number_of(found.duplicates, 'duplicate')} left out"
+    told = f"{source}: {rows} rows; {told}"
+    if found.empty:
+        told += f"; {number_of(found.empty, 'text')} empty"
+    if found.measured:
+        told += f"; {found.measured}: {counts['test']} rows measure"
+    if found.torn:
+        several = "1 text has" if found.torn == 1 else f"{found.torn} texts have"
+        told += f"\n{source}: {several} more than one label: no answer is right for all of them"
+    print(*map(one_line, told.split("\n")), sep="\n", file=sys.stderr, flush=True)
+
+
+def number_of(count: int, what: str) -> str:
+    """A count with its verb.
+
+    >>> number_of(1, "text"), number_of(2, "text")
+    ('1 text is', '2 texts are')
+    """
+    return f"1 {what} is" if count == 1 else f"{count} {what}s are"
 
 
 def prepared(
@@ -198,12 +234,34 @@ def with_initial_weights(
     return TrainedClassifier(model, vocabulary, labels.names, config)
 
 
-def evaluate(trained: TrainedClassifier, data: Dataset | Encoded) -> dict[str, Any]:
-    """Accuracy, macro F1, loss, a table by class and the confusion matrix on labelled texts."""
+def evaluate(
+    trained: TrainedClassifier, data: Dataset | Encoded, learned: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Accuracy, macro F1, loss, a table by class and the confusion matrix on labelled texts.
+
+    ``learned`` (classes,) says how many texts of each class trained, see
+    :func:`~tinygrad_mha.models.metrics.scores`.
+    """
     if isinstance(data, Dataset):
         targets = LabelSet(trained.labels).encode(data)
         data = Encoded(trained.encode(data.texts), targets, data.source)
     targets, logits = data.targets, trained.logits(data.ids)
     confusion = confusion_matrix(targets, logits.argmax(axis=1), len(trained.labels))
     loss = float(tg.cross_entropy(logits.astype(np.float64), targets))
-    return {**scores(confusion), "loss": loss, "rows": len(data), "confusion": confusion.tolist()}
+    measured = {**scores(confusion, learned), "loss": loss, "rows": len(data)}
+    return {**measured, "confusion": confusion.tolist()}
+
+
+def with_known_labels(data: Dataset, labels: LabelSet, bad: Bad) -> Dataset:
+    """The rows whose label is one of ``labels``; the others are ``bad``."""
+    kept = []
+    for i, label in enumerate(data.labels):
+        try:
+            labels.index(label)
+        except InputError as error:
+            bad(InputError(str(error), source=data.where(i)))
+        else:
+            kept.append(i)
+    if not kept:
+        raise InputError(nothing_in(data.source, bad), source=data.source)
+    return subset(data, kept)

@@ -913,8 +913,12 @@ def test_verbose(capfd):
     assert out == ""
     assert "X: 60 rows; 54 train, 6 stop early" in err
     assert "epoch  2  loss" in err
-    small(verbose=True).partial_fit(X, y, list("abc"))
-    assert "epoch 1/1" in capfd.readouterr().err
+    estimator = small(verbose=True).partial_fit(X, y, list("abc")).partial_fit(X, y)
+    lines = re.findall(r"pass (\d)  loss (\S+)  accuracy (\S+)", capfd.readouterr().err)
+    assert [line[0] for line in lines] == ["1", "2"]
+    for (_, loss, accuracy), said in zip(lines, estimator.trained_.metrics["history"], strict=True):
+        assert loss == f"{said['train_loss']:.3f}"
+        assert accuracy == f"{said['train_accuracy']:.3f}"
 
 
 # ---- on disk

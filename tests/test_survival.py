@@ -139,7 +139,7 @@ def test_a_fine_tuning_ends_with_the_same_bits(place, here, monkeypatch, tune):
         assert here("finetune", "--resume", "torn")[0] == 143
     status, _, err = here("train", "--resume", "torn")
     assert status == 2
-    assert "this run is one of 'finetune': tinygrad-mha finetune --resume\n" in err
+    assert "this run is one of 'finetune': tinygrad-mha finetune --resume torn\n" in err
     assert here("finetune", "--resume", "torn")[0] == 0
     for name in {"model.safetensors", "adapter.safetensors"} & set(os.listdir("calm")):
         assert (place / "torn" / name).read_bytes() == (place / "calm" / name).read_bytes()
@@ -371,7 +371,9 @@ def test_what_cannot_go_on(torn, here, monkeypatch):
     refused(here, "--resume", torn, "--text-column", "x", says=["--text-column is 'x'"])
     # what was said before may be said again, and where things are and how they run may change
     Path("data.csv").rename("moved.csv")
-    refused(here, "--resume", torn, says=["data.csv: no such file"])
+    refused(
+        here, "--resume", torn, says=["data.csv: this run's DATA is not here", "torn PATH/data.csv"]
+    )
     again = ["moved.csv", "--resume", torn, *QUICK, "--text-column", "text", "--workers", 1]
     assert here("train", *again, "--out", "elsewhere")[0] == 0
     assert (torn / checkpoint.NAME).exists()

@@ -12,7 +12,7 @@ MEASURED = {
     "precision": np.linspace(0, 1, 6),
     "recall": np.linspace(1, 0, 6),
     "f1": np.full(6, 0.5),
-    "support": np.arange(6) * 1000,
+    "support": np.arange(1, 7) * 1000,
 }
 
 

@@ -221,7 +221,7 @@ def test_so_many_classes_mean_that_the_column_is_the_wrong_one(monkeypatch):
 
 def test_a_validation_loss_that_never_is_a_number(monkeypatch):
     monkeypatch.setattr(run_module, "measure", lambda *_: (float("nan"), 0.5))
-    with pytest.raises(training.TrainingError, match=r"validation loss .* smaller --lr"):
+    with pytest.raises(training.TrainingError, match=r"early-stopping rows is .* smaller --lr"):
         training.train(split(sentences()), Settings(**TINY, epochs=2))
 
 
