@@ -103,7 +103,11 @@ class Einsum(Op):
         if args and isinstance(args[0], str) and not params:
             params, args = {"subscripts": args[0]}, args[1:]
         if len(args) > 1:
-            args = self._in_one_dtype(self._bind(args, params)[0])
+            self._bind(args, params)
+            arrays = [a.data if isinstance(a, Tensor) else a for a in args]
+            dtypes = [getattr(a, "dtype", None) for a in arrays]
+            if dtypes.count(dtypes[0]) < len(dtypes):
+                args = self._in_one_dtype(args)
         if len(args) > 2:
             return self._by_pairs(args, params)
         return super().__call__(*args, **params)
@@ -112,8 +116,6 @@ class Einsum(Op):
         """As they are multiplied in the end. In their own, bytes would overflow before they meet
         numbers of more digits, and two booleans be added to True.
         """
-        if len({getattr(a, "dtype", None) for a in args}) == 1:
-            return args
         weak = any(isinstance(a, Tensor) or (is_array(a) and is_floating(a)) for a in args)
         args = tuple(a if isinstance(a, Tensor) else constant(a, self, weak) for a in args)
         dtypes = {a.dtype for a in args if hasattr(a, "dtype")}
@@ -138,7 +140,7 @@ class Einsum(Op):
         for i, j, step in schedule(subscripts, shapes):
             b, a = rest.pop(j), rest.pop(i)
             arrays = hasattr(a, "shape") or hasattr(b, "shape")
-            rest.append(self(step, a, b) if arrays else a * b)
+            rest.append(super().__call__(a, b, subscripts=step) if arrays else a * b)
         return rest[0]
 
 
