@@ -133,3 +133,14 @@ def browser(tmp_path_factory):
     browser = Browser(tmp_path_factory.mktemp("chromium"))
     yield browser
     browser.close()
+
+
+@pytest.fixture
+def signal_handlers():
+    """A training that is told to stop would leave all signals ignored."""
+    from tinygrad_mha.models import signals
+
+    before = [(n, signal.getsignal(n)) for n in signals.SIGNALS]
+    yield
+    for n, handler in before:
+        signal.signal(n, handler)

@@ -16,7 +16,7 @@ import pytest
 from test_finetune import Letters, pretrained_folder
 
 from tests import kill
-from tinygrad_mha.models import checkpoint, cli, fine_tuned, finetune, readers, signals, stream
+from tinygrad_mha.models import checkpoint, cli, fine_tuned, finetune, readers, stream
 from tinygrad_mha.models import run as run_module
 from tinygrad_mha.models import train as training
 from tinygrad_mha.models.dataset import Dataset
@@ -30,13 +30,7 @@ QUICK = ["--d-model", "8", "--heads", "2", "--batch-size", "8", "--workers", "1"
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """A training that is told to stop would leave all signals ignored."""
-    before = [(n, signal.getsignal(n)) for n in signals.SIGNALS]
-    yield
-    for n, handler in before:
-        signal.signal(n, handler)
+pytestmark = pytest.mark.usefixtures("signal_handlers")
 
 
 @pytest.fixture

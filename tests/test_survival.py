@@ -23,13 +23,7 @@ from tinygrad_mha.models import train as training
 QUICK = [*kill.SMALL, "--epochs", "3"]
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """A test that is told to stop would leave all signals ignored."""
-    before = [(n, signal.getsignal(n)) for n in signals.SIGNALS]
-    yield
-    for n, handler in before:
-        signal.signal(n, handler)
+pytestmark = pytest.mark.usefixtures("signal_handlers")
 
 
 @pytest.fixture

@@ -1,59 +1,109 @@
-"""Tables of labels on a terminal, whatever the labels are."""
+"""What is printed for a learner: the graph as a tree, and all there is to know about an op."""
 
 import numpy as np
 import pytest
 
-from tinygrad_mha.models.metrics import class_table, confusion_table
-from tinygrad_mha.models.terminal import columns, fitted
-
-LABELS = ["好评", "pos\u202eitive", "e\u0301te", "差评" * 20, "b\x1b[2Jad", "\u0301"]
-CONFUSION = np.arange(36).reshape(6, 6)
-MEASURED = {
-    "precision": np.linspace(0, 1, 6),
-    "recall": np.linspace(1, 0, 6),
-    "f1": np.full(6, 0.5),
-    "support": np.arange(1, 7) * 1000,
-}
+import tinygrad_mha as tg
+from tinygrad_mha import nn
 
 
-@pytest.mark.parametrize(
-    "table", [class_table(LABELS, MEASURED), confusion_table(LABELS, CONFUSION)]
-)
-def test_columns_stand_under_each_other(table):
-    """A Chinese character is two columns wide, an accent none."""
-    lines = table.split("\n")
-    assert len({columns(line) for line in lines}) == 1
-    assert "好评" in table
-    ends = [columns(line[: line.rindex(" ") + 1]) for line in lines[1:]]
-    assert max(ends) - min(ends) <= 4  # where the last numbers begin: they have up to five digits
+def test_a_tree_with_shapes():
+    tg.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    x = tg.Tensor(np.ones((4, 3), np.float32))
+    h = tg.tanh(layer(x))
+    loss = tg.cross_entropy(h + h, np.array([0, 1, 0, 1]))
+    assert str(tg.graph(loss, names=layer)).splitlines() == [
+        "cross_entropy ()",
+        "├─ add (4, 2)",
+        "│  ├─ tanh (4, 2)  [1]",
+        "│  │  └─ linear (4, 2)",
+        "│  │     ├─ constant (4, 3)",
+        "│  │     ├─ weight (2, 3)",
+        "│  │     └─ bias (2,)",
+        "│  └─ [1] again",
+        "└─ int64 (4,)",
+    ]
+    assert "parameter (2, 3)" in repr(tg.graph(loss))
+    loss.backward()
+    assert str(tg.graph(loss)) == "cross_entropy ()\n└─ (released by backward)"
+    with pytest.raises(TypeError, match="a ndarray has none"):
+        tg.graph(np.zeros(3))
 
 
-def test_every_number_is_there():
-    rows = [line.split() for line in confusion_table(LABELS, CONFUSION).split("\n")[1:]]
-    np.testing.assert_array_equal([[int(n) for n in row[-6:]] for row in rows], CONFUSION)
-    rows = [line.split() for line in class_table(LABELS, MEASURED).split("\n")[1:]]
-    assert [row[-4:] for row in rows] == [
-        [f"{p:.3f}", f"{r:.3f}", "0.500", str(n)]
-        for p, r, n in zip(*(MEASURED[k] for k in ("precision", "recall", "support")), strict=True)
+def test_outputs_constants_and_dtypes():
+    x = tg.Tensor(np.ones((2, 2)), requires_grad=True)
+    a, b = tg.split(x, 2, axis=0)
+    assert str(tg.graph(b * 2.0 + a)).splitlines() == [
+        "add (1, 2) float64",
+        "├─ mul (1, 2) float64",
+        "│  ├─ split[1] (1, 2) float64",
+        "│  │  └─ input (2, 2) float64  [1]",
+        "│  └─ 2.0",
+        "└─ split[0] (1, 2) float64",
+        "   └─ [1] again",
     ]
 
 
-@pytest.mark.parametrize("most", [8, 2])
-def test_a_label_does_nothing_to_the_terminal(most):
-    """Neither a code nor a mark that turns the direction of what follows."""
-    table = confusion_table(LABELS, CONFUSION, most) + class_table(LABELS, MEASURED)
-    assert table.replace("\n", "").isprintable()
-    assert "pos\\u202eitive" in table
-    assert "b\\x1b[2Jad" in table
+def test_a_graph_deeper_than_the_stack_and_a_wide_one():
+    x = tg.Tensor(1.0, requires_grad=True)
+    for _ in range(20_000):
+        x = tg.sin(x)
+    text = str(tg.graph(x, lines=10)).splitlines()
+    assert len(text) == 11
+    assert text[-1] == "… 1 more branches"
+    y = tg.Tensor(1.0, requires_grad=True)
+    for _ in range(60):
+        y = y + y  # 2^60 ways through it
+    text = str(tg.graph(y, lines=1000)).splitlines()
+    assert len(text) == 121
+    assert sum("again" in line for line in text) == 60
 
 
-@pytest.mark.parametrize("text", ["", "short", "東京タワー", "e\u0301" * 30])
-@pytest.mark.parametrize("right", [False, True])
-def test_a_cell_is_as_wide_as_it_should_be(text, right):
-    cell = fitted(text, 6, right)
-    assert columns(cell) == 6
-    kept = cell.strip().rstrip("…")
-    assert text.startswith(kept)
-    assert (kept == text) == (columns(text) <= 6)
-    if kept:
-        assert cell[-1 if right else 0] != " "
+def test_every_op_can_be_explained(capsys):
+    for name, op in tg.REGISTRY.items():
+        tg.explain_op(name)
+        out = capsys.readouterr().out
+        assert out.startswith(f"{name}("), name
+        assert "gradients right to order 2" in out.splitlines()[-1], name
+        assert f"def {op.forward.__name__}(" in out, name
+        assert ("Reference: what it means" in out) == (op.reference is not None)
+        if op.reference is not None:
+            assert f"def {op.reference.__name__}(" in out
+        meaning = op.__doc__.split("\n")[0].strip()
+        fast = out.split("Fast: what is computed")
+        assert meaning in fast[0]
+        assert len(fast) == 1 or meaning not in fast[1], name
+
+
+def test_an_op_of_ones_own_and_a_wrong_one(capsys):
+    @tg.primitive(lambda g, y, x: g * x, sample=lambda rng: ((rng.random(3),), {}), registry={})
+    def square(x):
+        """y = x²     dx = g x"""
+        return x * x
+
+    tg.explain_op(square)
+    out = capsys.readouterr().out
+    assert "Certificate: NOT RIGHT" in out
+    assert "wrong gradient" in out
+    square.sample = None
+    tg.explain_op(square)
+    assert "call tg.gradcheck(op, inputs, order=2)" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="do you mean layer_norm"):
+        tg.explain_op("layernorm")
+    with pytest.raises(ValueError, match=r"see tg\.REGISTRY"):
+        tg.explain_op("qqq")
+
+
+def test_looking_on_is_imported_later():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, tinygrad_mha as tg; assert 'trace' in dir(tg); "
+        "assert not [m for m in sys.modules if m.startswith('tinygrad_mha.study')]; "
+        "tg.graph; assert 'tinygrad_mha.study.terminal' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'traces'"):
+        tg.traces  # noqa: B018
