@@ -57,3 +57,10 @@ def test_a_cell_is_as_wide_as_it_should_be(text, right):
     assert (kept == text) == (columns(text) <= 6)
     if kept:
         assert cell[-1 if right else 0] != " "
+
+
+@pytest.mark.parametrize(
+    ("text", "wide"), [("abc", 3), ("好评", 4), ("e\u0301", 1), ("\u200d", 0), ("ａ", 2)]
+)
+def test_how_wide_a_text_is(text, wide):
+    assert columns(text) == wide
